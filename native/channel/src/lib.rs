@@ -1,0 +1,406 @@
+//! An established distribution connection: frames in, frames out, over one non-blocking stream descriptor.
+//!
+//! This is the data plane after the handshake. It knows framing, batching and TLS records; it knows no VM and no event
+//! loop. Whoever drives it (a linked-in driver, a test) calls
+//!
+//! * [`Channel::send`] with each outgoing message,
+//! * [`Channel::receive`] when the descriptor is readable,
+//! * [`Channel::flush`] when it is writable, which is of interest while [`Channel::pending`] is not zero,
+//! * [`Channel::tick`] to keep an idle connection alive,
+//!
+//! and gives it memory through [`Buffer`] and takes frames through [`Sink`], so that bytes are read
+//! straight into what the VM will refer to, and queued messages are references, not copies.
+//!
+//! ```text
+//!            send                                      receive
+//!              |                                          |
+//!     idle?  write at once              plain: read into a Buffer of the VM's
+//!     burst? Outbox: small copied       TLS:   read, rustls opens the records
+//!              |     together,                            |
+//!              |     big by reference                   Inbox: cut into frames, a partial one waits
+//!            flush                                        |
+//!     writev, or records by rustls                  Sink::deliver(buffer, range)
+//! ```
+//!
+//! Frames are `length:32 payload`, a tick is an empty frame (`erl_dist_protocol`, "Protocol between Connected Nodes").
+//! Every call is bounded: [`WORK`] bytes, then it returns and the caller's event loop calls again.
+#![forbid(unsafe_code)]
+
+mod inbox;
+mod outbox;
+mod stats;
+mod tls;
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use smallvec::SmallVec;
+
+use inbox::Inbox;
+use outbox::Outbox;
+pub use stats::Stats;
+
+/// How many bytes one call reads or writes before it lets others have their turn.
+pub const WORK: usize = 256 * 1024;
+
+/// A frame longer than this ends the connection: the VM cannot take it (`INT_MAX` in erts's `dist.c`).
+pub const MAX_FRAME: usize = 0x7fff_ffff;
+
+/// A message this soon after the last write is the next of a burst: it waits for those that follow.
+const BURST: Duration = Duration::from_micros(20);
+
+/// So many messages after a quiet time are written at once all the same: a call is often two (monitor, then request;
+/// reply, then exit), and the second must not wait for the event loop.
+const PROMPT: u8 = 3;
+
+/// A message of this size or more gains nothing from waiting for others.
+const LARGE: usize = 4 * 1024;
+
+/// The most buffers one vectored write takes. Linux allows 1024 (`UIO_MAXIOV`); longer ones gain nothing.
+const MAX_SLICES: usize = 64;
+
+/// Memory that input is read into, made by the VM so that frames can be given to it in place.
+pub trait Buffer: Sized {
+    /// The same bytes, complete: immutable and shareable.
+    type Frozen: AsRef<[u8]>;
+
+    /// An empty buffer.
+    fn with_capacity(capacity: usize) -> Self;
+    /// How many bytes it can hold.
+    fn capacity(&self) -> usize;
+    /// What it holds.
+    fn as_slice(&self) -> &[u8];
+    /// Changes how many bytes it can hold; never below what it holds.
+    fn resize(&mut self, capacity: usize);
+    /// Appends as much as fits and says how much that was.
+    fn append(&mut self, bytes: &[u8]) -> usize;
+    /// Reads once, at most what fits. `Ok(0)` is the end of the stream.
+    fn read_from(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize>;
+    /// Ends the writing.
+    fn freeze(self) -> Self::Frozen;
+}
+
+/// Takes the frames of a connection, in order.
+pub trait Sink<B: Buffer> {
+    /// One frame's payload is `buffer[frame]`. Never empty: ticks are counted, not delivered.
+    fn deliver(&mut self, buffer: &B::Frozen, frame: Range<usize>);
+}
+
+/// A piece of an outgoing message, lent for the length of a call.
+pub trait Segment {
+    /// A lasting reference to the same bytes.
+    type Shared: AsRef<[u8]>;
+
+    /// The bytes.
+    fn bytes(&self) -> &[u8];
+    /// A lasting reference to the bytes after the first `skip`.
+    fn share(&self, skip: usize) -> Self::Shared;
+}
+
+/// Why a channel has come to its end.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Closed {
+    /// The peer closed the connection, or reset it.
+    ByPeer,
+    /// The operating system reports an error.
+    Io(io::Error),
+    /// The peer's TLS records are wrong, or its TLS stack gave up on ours.
+    Tls(rustls::Error),
+    /// The peer announces a frame that is longer than [`MAX_FRAME`].
+    TooLong {
+        /// The announced length.
+        len: usize,
+    },
+}
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ByPeer => f.write_str("the peer closed the connection"),
+            Self::Io(error) => write!(f, "the connection failed: {error}"),
+            Self::Tls(error) => write!(f, "TLS failed: {error}"),
+            Self::TooLong { len } => {
+                write!(
+                    f,
+                    "the peer announces a frame of {len} bytes; the longest possible is {MAX_FRAME}"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for Closed {}
+
+impl From<io::Error> for Closed {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            // As inet_drv without show_econnreset: to a distribution these are all the peer going away.
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Self::ByPeer,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+impl From<rustls::Error> for Closed {
+    fn from(error: rustls::Error) -> Self {
+        Self::Tls(error)
+    }
+}
+
+/// An established connection. `B` is the memory input is read into, `P` what keeps queued output alive.
+pub struct Channel<B, P> {
+    fd: OwnedFd,
+    tls: Option<Box<rustls::Connection>>,
+    inbox: Inbox<B>,
+    outbox: Outbox<P>,
+    stats: Arc<Stats>,
+    last_write: Instant,
+    /// How many more messages of a burst are written at once.
+    prompt: u8,
+}
+
+impl<B: Buffer, P: AsRef<[u8]>> Channel<B, P> {
+    /// Takes over a connection after its handshake: a non-blocking descriptor, its TLS state, and `surplus`, the
+    /// plain bytes that were read past the last handshake frame.
+    pub fn new(
+        fd: OwnedFd,
+        tls: Option<rustls::Connection>,
+        surplus: &[u8],
+        stats: Arc<Stats>,
+    ) -> Self {
+        let tls = tls.map(|mut tls| {
+            // What rustls holds is bounded by what `flush` gives it, not by a limit of its own.
+            tls.set_buffer_limit(None);
+            Box::new(tls)
+        });
+        let mut inbox = Inbox::default();
+        inbox.append(surplus);
+        Self {
+            fd,
+            tls,
+            inbox,
+            outbox: Outbox::default(),
+            stats,
+            last_write: Instant::now(),
+            prompt: PROMPT,
+        }
+    }
+
+    /// The descriptor, for polling and socket options.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// What has passed so far.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Bytes of output that the kernel has not taken yet. While not zero, call [`Channel::flush`] on writable.
+    pub fn pending(&self) -> usize {
+        // Records that rustls holds are counted as one byte: their plaintext has left the outbox.
+        self.outbox.len() + usize::from(self.tls.as_ref().is_some_and(|tls| tls.wants_write()))
+    }
+
+    /// Sends one message as a frame: at once when the connection has been quiet, else with those that follow it.
+    pub fn send<S>(
+        &mut self,
+        segments: impl Iterator<Item = S> + Clone,
+        len: usize,
+    ) -> Result<(), Closed>
+    where
+        S: Segment<Shared = P>,
+    {
+        let header = u32::try_from(len)
+            .map_err(|_| Closed::TooLong { len })?
+            .to_be_bytes();
+        self.stats.frame_out(len);
+        let result = self.write_or_queue(&header, segments, len);
+        self.note_pending();
+        result
+    }
+
+    fn write_or_queue<S>(
+        &mut self,
+        header: &[u8; 4],
+        segments: impl Iterator<Item = S> + Clone,
+        len: usize,
+    ) -> Result<(), Closed>
+    where
+        S: Segment<Shared = P>,
+    {
+        let now = Instant::now();
+        if now.duration_since(self.last_write) >= BURST {
+            self.prompt = PROMPT;
+        }
+        let burst = self.prompt == 0 && len < LARGE;
+        if burst || self.pending() > 0 || len > WORK {
+            self.outbox.push(header, segments, 0);
+            return Ok(());
+        }
+        self.last_write = now;
+        self.prompt = self.prompt.saturating_sub(1);
+        let lent: SmallVec<[S; 8]> = segments.clone().take(MAX_SLICES).collect();
+        if lent.len() == MAX_SLICES {
+            self.outbox.push(header, segments, 0);
+            return self.flush();
+        }
+        let mut slices: SmallVec<[IoSlice<'_>; 9]> = SmallVec::new();
+        slices.push(IoSlice::new(header));
+        slices.extend(lent.iter().map(|segment| IoSlice::new(segment.bytes())));
+        let written = match &mut self.tls {
+            Some(tls) => return tls::send(tls, &slices, self.fd.as_fd(), &self.stats),
+            None => write(self.fd.as_fd(), &slices, &self.stats)?,
+        };
+        drop(slices);
+        if written < header.len() + len {
+            self.outbox.push(header, segments, written);
+        }
+        Ok(())
+    }
+
+    /// Writes what is queued, as far as the descriptor takes it and [`WORK`] allows.
+    pub fn flush(&mut self) -> Result<(), Closed> {
+        self.last_write = Instant::now();
+        let result = match &mut self.tls {
+            Some(tls) => tls::flush(tls, &mut self.outbox, self.fd.as_fd(), &self.stats),
+            None => flush(&mut self.outbox, self.fd.as_fd(), &self.stats),
+        };
+        self.note_pending();
+        result
+    }
+
+    /// Sends a tick, unless output is waiting anyway, which does as well. Never blocks.
+    pub fn tick(&mut self) -> Result<(), Closed> {
+        if self.pending() == 0 {
+            self.stats.frame_out(0);
+            self.outbox.push_bytes(&[0; 4]);
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Reads what there is, at most about [`WORK`] bytes, and delivers the complete frames, in order. Says how many bytes
+    /// were read: 0 when there was nothing.
+    ///
+    /// Frames read before an error are delivered first.
+    pub fn receive(&mut self, sink: &mut impl Sink<B>) -> Result<usize, Closed> {
+        let result = match &mut self.tls {
+            Some(tls) => tls::receive(tls, &mut self.inbox, self.fd.as_fd(), sink, &self.stats),
+            None => receive(&mut self.inbox, self.fd.as_fd(), sink, &self.stats),
+        };
+        self.note_pending();
+        result
+    }
+
+    /// Delivers what came with the handshake: the surplus, and what rustls had opened already. Call it once, before
+    /// the first [`Channel::receive`]: no readiness event announces these bytes.
+    pub fn deliver_surplus(&mut self, sink: &mut impl Sink<B>) -> Result<(), Closed> {
+        self.inbox.deliver(sink, &self.stats)?;
+        match &mut self.tls {
+            Some(tls) => tls::deliver(tls, &mut self.inbox, sink, &self.stats),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the channel in good order: what is queued is written as far as it goes without waiting, TLS says goodbye. Gives
+    /// the descriptor back, to be closed when nothing polls it any more.
+    pub fn close(mut self) -> OwnedFd {
+        // The peer may be gone, or not reading; either way there is nobody left to tell.
+        let flushed = self.flush().is_ok();
+        if let Some(tls) = self
+            .tls
+            .as_mut()
+            .filter(|_| flushed && self.outbox.len() == 0)
+        {
+            tls.send_close_notify();
+            let _ = tls::write_records(tls, self.fd.as_fd(), &self.stats);
+        }
+        self.fd
+    }
+
+    fn note_pending(&self) {
+        self.stats.queued.store(self.pending() as u64, Relaxed);
+    }
+}
+
+impl<B, P> fmt::Debug for Channel<B, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel")
+            .field("fd", &self.fd)
+            .field("tls", &self.tls.is_some())
+            .field("stats", &self.stats)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One vectored write. A descriptor that takes nothing now has taken 0 bytes.
+fn write(fd: BorrowedFd<'_>, slices: &[IoSlice<'_>], stats: &Stats) -> io::Result<usize> {
+    loop {
+        stats.writes.fetch_add(1, Relaxed);
+        match rustix::io::writev(fd, slices) {
+            Ok(written) => return Ok(written),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) => return Ok(0),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+fn flush<P: AsRef<[u8]>>(
+    outbox: &mut Outbox<P>,
+    fd: BorrowedFd<'_>,
+    stats: &Stats,
+) -> Result<(), Closed> {
+    let mut budget = WORK;
+    while outbox.len() > 0 {
+        let slices: SmallVec<[IoSlice<'_>; MAX_SLICES]> = outbox.slices(MAX_SLICES, usize::MAX);
+        let offered: usize = slices.iter().map(|slice| slice.len()).sum();
+        let written = write(fd, &slices, stats)?;
+        drop(slices);
+        outbox.advance(written);
+        budget = budget.saturating_sub(written);
+        if written < offered || budget == 0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn receive<B: Buffer>(
+    inbox: &mut Inbox<B>,
+    fd: BorrowedFd<'_>,
+    sink: &mut impl Sink<B>,
+    stats: &Stats,
+) -> Result<usize, Closed> {
+    let mut total = 0;
+    while total < WORK {
+        stats.reads.fetch_add(1, Relaxed);
+        match inbox.fill(|buffer| buffer.read_from(fd)) {
+            Ok(0) => return Err(Closed::ByPeer),
+            Ok(count) => {
+                total += count;
+                inbox.deliver(sink, stats)?;
+                // A short read has emptied the socket; asking again would only cost a system call.
+                if !inbox.was_filled() {
+                    break;
+                }
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::Interrupted => {}
+                io::ErrorKind::WouldBlock => {
+                    inbox.release_if_empty();
+                    break;
+                }
+                _ => return Err(error.into()),
+            },
+        }
+    }
+    Ok(total)
+}

@@ -1,0 +1,399 @@
+//! What a channel promises, over real sockets: every frame arrives, once, whole and in order, plain and by TLS.
+
+use std::io::{self, Read, Write};
+use std::ops::Range;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use polydist_channel::{Buffer, Channel, Closed, MAX_FRAME, Segment, Sink, Stats};
+use proptest::prelude::*;
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+
+/// A buffer outside any VM.
+struct Memory(Vec<u8>);
+
+impl Buffer for Memory {
+    type Frozen = Bytes;
+
+    fn with_capacity(capacity: usize) -> Self {
+        Self(Vec::with_capacity(capacity))
+    }
+    fn capacity(&self) -> usize {
+        self.0.capacity()
+    }
+    fn as_slice(&self) -> &[u8] {
+        &self.0
+    }
+    fn resize(&mut self, capacity: usize) {
+        self.0.reserve_exact(capacity.saturating_sub(self.0.len()));
+        self.0.shrink_to(capacity);
+    }
+    fn append(&mut self, bytes: &[u8]) -> usize {
+        let count = bytes.len().min(self.0.capacity() - self.0.len());
+        self.0.extend_from_slice(&bytes[..count]);
+        count
+    }
+    fn read_from(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+        Ok(rustix::io::read(
+            fd,
+            rustix::buffer::spare_capacity(&mut self.0),
+        )?)
+    }
+    fn freeze(self) -> Bytes {
+        self.0.into()
+    }
+}
+
+#[derive(Default)]
+struct Frames(Vec<Bytes>);
+
+impl Sink<Memory> for Frames {
+    fn deliver(&mut self, buffer: &Bytes, frame: Range<usize>) {
+        assert!(!frame.is_empty(), "ticks are not delivered");
+        self.0.push(buffer.slice(frame));
+    }
+}
+
+#[derive(Clone)]
+struct Part(Bytes);
+
+impl Segment for Part {
+    type Shared = Bytes;
+    fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+    fn share(&self, skip: usize) -> Bytes {
+        self.0.slice(skip..)
+    }
+}
+
+type TestChannel = Channel<Memory, Bytes>;
+
+fn send(channel: &mut TestChannel, message: &[Bytes]) -> Result<(), Closed> {
+    let len = message.iter().map(Bytes::len).sum();
+    channel.send(message.iter().cloned().map(Part), len)
+}
+
+fn channel(stream: UnixStream, tls: Option<rustls::Connection>, surplus: &[u8]) -> TestChannel {
+    stream.set_nonblocking(true).unwrap();
+    Channel::new(
+        OwnedFd::from(stream),
+        tls,
+        surplus,
+        Arc::new(Stats::default()),
+    )
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Wire {
+    Plain,
+    Tls12,
+    Tls13,
+}
+
+/// Two ends of one connection.
+fn pair(wire: Wire) -> (TestChannel, TestChannel) {
+    let (mut left, mut right) = UnixStream::pair().unwrap();
+    let version = match wire {
+        Wire::Plain => return (channel(left, None, &[]), channel(right, None, &[])),
+        Wire::Tls12 => &rustls::version::TLS12,
+        Wire::Tls13 => &rustls::version::TLS13,
+    };
+    let (client, server) = tls_ends(version);
+    let (mut client, mut server) = (client, server);
+    let handshake = std::thread::spawn(move || {
+        server.complete_io(&mut right).unwrap();
+        while server.is_handshaking() || server.wants_write() {
+            server.complete_io(&mut right).unwrap();
+        }
+        (server, right)
+    });
+    while client.is_handshaking() || client.wants_write() {
+        client.complete_io(&mut left).unwrap();
+    }
+    let (server, right) = handshake.join().unwrap();
+    (
+        channel(left, Some(client), &[]),
+        channel(right, Some(server), &[]),
+    )
+}
+
+fn tls_ends(
+    version: &'static rustls::SupportedProtocolVersion,
+) -> (rustls::Connection, rustls::Connection) {
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+    let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(cert.der().clone()).unwrap();
+    let server = rustls::ServerConfig::builder_with_protocol_versions(&[version])
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.der().clone()], key)
+        .unwrap();
+    let client = rustls::ClientConfig::builder_with_protocol_versions(&[version])
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from("localhost").unwrap();
+    (
+        rustls::ClientConnection::new(Arc::new(client), name)
+            .unwrap()
+            .into(),
+        rustls::ServerConnection::new(Arc::new(server))
+            .unwrap()
+            .into(),
+    )
+}
+
+/// Moves bytes until nothing waits on the sender's side and the receiver has `count` frames.
+fn pump(from: &mut TestChannel, to: &mut TestChannel, frames: &mut Frames, count: usize) {
+    for _ in 0..1_000_000 {
+        if from.pending() > 0 {
+            from.flush().unwrap();
+        }
+        to.receive(frames).unwrap();
+        if from.pending() == 0 && frames.0.len() >= count {
+            return;
+        }
+    }
+    panic!(
+        "{} of {count} frames, {} bytes pending",
+        frames.0.len(),
+        from.pending()
+    );
+}
+
+fn joined(message: &[Bytes]) -> Bytes {
+    message
+        .iter()
+        .fold(BytesMut::new(), |mut all, part| {
+            all.extend_from_slice(part);
+            all
+        })
+        .freeze()
+}
+
+fn wire() -> impl Strategy<Value = Wire> {
+    prop_oneof![Just(Wire::Plain), Just(Wire::Tls12), Just(Wire::Tls13)]
+}
+
+/// A message as the VM hands it over: a few buffers, small ones mostly, now and then a big one.
+fn message() -> impl Strategy<Value = Vec<Bytes>> {
+    let part = prop_oneof![
+        8 => prop::collection::vec(any::<u8>(), 1..200),
+        2 => (any::<u8>(), 1000_usize..70_000).prop_map(|(byte, len)| vec![byte; len]),
+        1 => (any::<u8>(), 200_000_usize..600_000).prop_map(|(byte, len)| vec![byte; len]),
+    ];
+    prop::collection::vec(part.prop_map(Bytes::from), 1..5)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn every_message_arrives_once_whole_and_in_order(
+        wire in wire(),
+        messages in prop::collection::vec((message(), any::<bool>()), 1..40),
+    ) {
+        let (mut from, mut to) = pair(wire);
+        let mut frames = Frames::default();
+        for (message, receive) in &messages {
+            send(&mut from, message).unwrap();
+            if *receive {
+                if from.pending() > 0 {
+                    from.flush().unwrap();
+                }
+                to.receive(&mut frames).unwrap();
+            }
+        }
+        pump(&mut from, &mut to, &mut frames, messages.len());
+        let sent: Vec<Bytes> = messages.iter().map(|(message, _)| joined(message)).collect();
+        prop_assert!(frames.0 == sent, "the frames differ from the messages");
+        prop_assert_eq!(from.stats().bytes_out.load(std::sync::atomic::Ordering::Relaxed),
+                        to.stats().bytes_in.load(std::sync::atomic::Ordering::Relaxed));
+    }
+
+    /// However the bytes are cut on their way, the frames are the same: by the peer's writes, ...
+    #[test]
+    fn frames_do_not_depend_on_how_the_bytes_come(
+        messages in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 1..20),
+        cuts in prop::collection::vec(1_usize..200, 1..60),
+        surplus in 0_usize..500,
+    ) {
+        let mut bytes = Vec::new();
+        for message in &messages {
+            bytes.extend_from_slice(&u32::try_from(message.len()).unwrap().to_be_bytes());
+            bytes.extend_from_slice(message);
+        }
+        // ... and by what was read with the handshake.
+        let (early, mut late) = bytes.split_at(surplus.min(bytes.len()));
+        let (mut peer, ours) = UnixStream::pair().unwrap();
+        let mut to = channel(ours, None, early);
+        let mut frames = Frames::default();
+        to.deliver_surplus(&mut frames).unwrap();
+        for cut in cuts.iter().cycle() {
+            if late.is_empty() {
+                break;
+            }
+            let (now, rest) = late.split_at((*cut).min(late.len()));
+            peer.write_all(now).unwrap();
+            to.receive(&mut frames).unwrap();
+            late = rest;
+        }
+        let expected: Vec<Bytes> =
+            messages.iter().filter(|message| !message.is_empty()).cloned().map(Bytes::from).collect();
+        prop_assert_eq!(frames.0, expected);
+        let counted = to.stats().frames_in.load(std::sync::atomic::Ordering::Relaxed);
+        prop_assert_eq!(counted, messages.len() as u64, "ticks are counted");
+    }
+}
+
+#[test]
+fn a_quiet_connection_is_written_to_at_once() {
+    let (mut from, mut to) = pair(Wire::Plain);
+    std::thread::sleep(std::time::Duration::from_millis(1)); // quiet: longer than a burst's gap
+    send(&mut from, &[Bytes::from_static(b"hello")]).unwrap();
+    assert_eq!(from.pending(), 0);
+    let mut frames = Frames::default();
+    assert_eq!(to.receive(&mut frames).unwrap(), 9);
+    assert_eq!(frames.0, [Bytes::from_static(b"hello")]);
+}
+
+#[test]
+fn a_burst_is_written_together() {
+    let (mut from, mut to) = pair(Wire::Plain);
+    for _ in 0..1000 {
+        send(&mut from, &[Bytes::from_static(b"hello")]).unwrap();
+    }
+    let mut frames = Frames::default();
+    pump(&mut from, &mut to, &mut frames, 1000);
+    let writes = from
+        .stats()
+        .writes
+        .load(std::sync::atomic::Ordering::Relaxed);
+    assert!(writes < 100, "{writes} writes for 1000 messages");
+}
+
+#[test]
+fn a_message_of_very_many_buffers_arrives() {
+    for wire in [Wire::Plain, Wire::Tls13] {
+        let (mut from, mut to) = pair(wire);
+        let message: Vec<Bytes> = (0..5000_u32)
+            .map(|n| Bytes::from(n.to_be_bytes().to_vec()))
+            .collect();
+        send(&mut from, &message).unwrap();
+        let mut frames = Frames::default();
+        pump(&mut from, &mut to, &mut frames, 1);
+        assert_eq!(frames.0, [joined(&message)]);
+    }
+}
+
+#[test]
+fn a_tick_is_an_empty_frame_and_is_left_out_while_output_waits() {
+    let (mut from, right) = pair(Wire::Plain);
+    from.tick().unwrap();
+    let mut right = UnixStream::from(right.close());
+    let mut bytes = [0xff; 4];
+    right.read_exact(&mut bytes).unwrap();
+    assert_eq!(bytes, [0; 4]);
+    while from.pending() == 0 {
+        send(&mut from, &[Bytes::from(vec![1; 60_000])]).unwrap();
+    }
+    let (pending, frames) = (
+        from.pending(),
+        from.stats()
+            .frames_out
+            .load(std::sync::atomic::Ordering::Relaxed),
+    );
+    from.tick().unwrap();
+    assert_eq!(from.pending(), pending);
+    assert_eq!(
+        from.stats()
+            .frames_out
+            .load(std::sync::atomic::Ordering::Relaxed),
+        frames
+    );
+}
+
+#[test]
+fn a_peer_that_does_not_read_costs_only_what_was_sent_to_it() {
+    for wire in [Wire::Plain, Wire::Tls13] {
+        let (mut from, _to) = pair(wire);
+        for _ in 0..100 {
+            send(&mut from, &[Bytes::from(vec![1; 60_000])]).unwrap();
+            from.flush().unwrap();
+        }
+        assert!(
+            from.pending() > 5_000_000,
+            "{wire:?}: all but a socket's buffer waits: {}",
+            from.pending()
+        );
+    }
+}
+
+#[test]
+fn the_end_of_the_stream_comes_after_what_was_sent_before_it() {
+    for wire in [Wire::Plain, Wire::Tls12, Wire::Tls13] {
+        let (mut from, mut to) = pair(wire);
+        for _ in 0..3 {
+            send(&mut from, &[Bytes::from_static(b"last words")]).unwrap();
+        }
+        drop(from.close());
+        let mut frames = Frames::default();
+        let closed = loop {
+            match to.receive(&mut frames) {
+                Ok(_) => {}
+                Err(closed) => break closed,
+            }
+        };
+        assert!(matches!(closed, Closed::ByPeer), "{wire:?}: {closed}");
+        assert_eq!(frames.0.len(), 3, "{wire:?}");
+    }
+}
+
+#[test]
+fn an_impossible_length_ends_the_channel_and_costs_no_memory() {
+    let (mut peer, ours) = UnixStream::pair().unwrap();
+    let mut to = channel(ours, None, &[]);
+    peer.write_all(&[0xff; 8]).unwrap();
+    let closed = to.receive(&mut Frames::default()).unwrap_err();
+    assert!(
+        matches!(closed, Closed::TooLong { len: 0xffff_ffff }),
+        "{closed}"
+    );
+}
+
+#[test]
+fn a_long_frame_gets_memory_as_it_arrives() {
+    let (mut peer, ours) = UnixStream::pair().unwrap();
+    let mut to = channel(ours, None, &[]);
+    peer.write_all(&u32::try_from(MAX_FRAME).unwrap().to_be_bytes())
+        .unwrap();
+    // Were all of it taken at once, this would be 2 GiB of reserved memory; the buffer is made by its own `Memory`, so
+    // look at the process instead.
+    let before = reserved();
+    to.receive(&mut Frames::default()).unwrap();
+    assert!(reserved() - before < 64 * 1024 * 1024);
+}
+
+/// The address space of this process, in bytes.
+fn reserved() -> i64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').next().unwrap().parse::<i64>().unwrap() * 4096
+}
+
+#[test]
+fn bytes_that_are_not_tls_end_the_channel() {
+    let (from, mut to) = pair(Wire::Tls13);
+    let mut raw = UnixStream::from(from.close());
+    let mut frames = Frames::default();
+    raw.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    // close() has said goodbye; what follows it is not even looked at.
+    assert!(to.receive(&mut frames).is_err());
+    let (from, mut to) = pair(Wire::Tls12);
+    let raw = from.fd().try_clone_to_owned().unwrap();
+    rustix::io::write(&raw, b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    assert!(matches!(to.receive(&mut frames), Err(Closed::Tls(_))));
+    drop(from);
+}
