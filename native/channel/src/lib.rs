@@ -299,12 +299,19 @@ impl<B: Buffer, P: AsRef<[u8]>> Channel<B, P> {
         result
     }
 
+    /// Queues the handshake's last frame, its prefix included, before anything else; it goes with the first [`Channel::flush`],
+    /// and until then so does every message.
+    pub fn queue_handshake(&mut self, frame: &[u8]) {
+        self.outbox.push_bytes(frame);
+        self.note_pending();
+    }
+
     /// Delivers what came with the handshake: the surplus, and what rustls had opened already. Call it once, before
     /// the first [`Channel::receive`]: no readiness event announces these bytes.
     pub fn deliver_surplus(&mut self, sink: &mut impl Sink<B>) -> Result<(), Closed> {
         self.inbox.deliver(sink, &self.stats)?;
         match &mut self.tls {
-            Some(tls) => tls::deliver(tls, &mut self.inbox, sink, &self.stats),
+            Some(tls) => tls::deliver_surplus(tls, &mut self.inbox, sink, &self.stats),
             None => Ok(()),
         }
     }
@@ -343,7 +350,7 @@ impl<B, P> fmt::Debug for Channel<B, P> {
 /// One vectored write. A descriptor that takes nothing now has taken 0 bytes.
 fn write(fd: BorrowedFd<'_>, slices: &[IoSlice<'_>], stats: &Stats) -> io::Result<usize> {
     loop {
-        stats.writes.fetch_add(1, Relaxed);
+        stats.write();
         match rustix::io::writev(fd, slices) {
             Ok(written) => return Ok(written),
             Err(rustix::io::Errno::INTR) => {}
@@ -381,7 +388,7 @@ fn receive<B: Buffer>(
 ) -> Result<usize, Closed> {
     let mut total = 0;
     while total < WORK {
-        stats.reads.fetch_add(1, Relaxed);
+        stats.read();
         match inbox.fill(|buffer| buffer.read_from(fd)) {
             Ok(0) => return Err(Closed::ByPeer),
             Ok(count) => {

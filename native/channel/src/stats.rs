@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// What has passed over one connection since it was made.
 ///
-/// Written by one side at a time (the handshake, then the channel) and read at any time by others;
-/// each counter is exact, a set of them is not a snapshot.
+/// Written by one thread at a time (the handshake's, then the channel's), which is why adding is a load and a
+/// store, and read at any time by others; each counter is exact, a set of them is not a snapshot.
 #[derive(Debug, Default)]
 pub struct Stats {
     /// Payload bytes received, without length prefixes.
@@ -27,13 +27,27 @@ pub struct Stats {
 impl Stats {
     /// Counts one received frame of `len` payload bytes.
     pub fn frame_in(&self, len: usize) {
-        self.frames_in.fetch_add(1, Relaxed);
-        self.bytes_in.fetch_add(len as u64, Relaxed);
+        add(&self.frames_in, 1);
+        add(&self.bytes_in, len as u64);
     }
 
     /// Counts one sent frame of `len` payload bytes.
     pub fn frame_out(&self, len: usize) {
-        self.frames_out.fetch_add(1, Relaxed);
-        self.bytes_out.fetch_add(len as u64, Relaxed);
+        add(&self.frames_out, 1);
+        add(&self.bytes_out, len as u64);
     }
+
+    /// Counts one write system call.
+    pub(crate) fn write(&self) {
+        add(&self.writes, 1);
+    }
+
+    /// Counts one read system call.
+    pub(crate) fn read(&self) {
+        add(&self.reads, 1);
+    }
+}
+
+fn add(counter: &AtomicU64, count: u64) {
+    counter.store(counter.load(Relaxed) + count, Relaxed);
 }

@@ -125,8 +125,23 @@ fn open<B: Buffer>(
     Ok(())
 }
 
+/// Delivers the frames of what rustls got with the handshake.
+pub(crate) fn deliver_surplus<B: Buffer>(
+    tls: &mut Connection,
+    inbox: &mut Inbox<B>,
+    sink: &mut impl Sink<B>,
+    stats: &Stats,
+) -> Result<(), Closed> {
+    let state = tls.process_new_packets();
+    deliver(tls, inbox, sink, stats)?;
+    match state?.peer_has_closed() {
+        true => Err(Closed::ByPeer),
+        false => Ok(()),
+    }
+}
+
 /// Delivers the frames of what rustls has opened.
-pub(crate) fn deliver<B: Buffer>(
+fn deliver<B: Buffer>(
     tls: &mut Connection,
     inbox: &mut Inbox<B>,
     sink: &mut impl Sink<B>,
@@ -154,9 +169,7 @@ struct Descriptor<'a> {
 
 impl Read for Descriptor<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stats
-            .reads
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.stats.read();
         Ok(rustix::io::retry_on_intr(|| {
             rustix::io::read(self.fd, &mut *buffer)
         })?)

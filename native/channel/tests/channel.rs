@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::{Bytes, BytesMut};
 use polydist_channel::{Buffer, Channel, Closed, MAX_FRAME, Segment, Sink, Stats};
@@ -210,8 +211,8 @@ proptest! {
         pump(&mut from, &mut to, &mut frames, messages.len());
         let sent: Vec<Bytes> = messages.iter().map(|(message, _)| joined(message)).collect();
         prop_assert!(frames.0 == sent, "the frames differ from the messages");
-        prop_assert_eq!(from.stats().bytes_out.load(std::sync::atomic::Ordering::Relaxed),
-                        to.stats().bytes_in.load(std::sync::atomic::Ordering::Relaxed));
+        prop_assert_eq!(from.stats().bytes_out.load(Relaxed),
+                        to.stats().bytes_in.load(Relaxed));
     }
 
     /// However the bytes are cut on their way, the frames are the same: by the peer's writes, ...
@@ -244,7 +245,7 @@ proptest! {
         let expected: Vec<Bytes> =
             messages.iter().filter(|message| !message.is_empty()).cloned().map(Bytes::from).collect();
         prop_assert_eq!(frames.0, expected);
-        let counted = to.stats().frames_in.load(std::sync::atomic::Ordering::Relaxed);
+        let counted = to.stats().frames_in.load(Relaxed);
         prop_assert_eq!(counted, messages.len() as u64, "ticks are counted");
     }
 }
@@ -268,10 +269,7 @@ fn a_burst_is_written_together() {
     }
     let mut frames = Frames::default();
     pump(&mut from, &mut to, &mut frames, 1000);
-    let writes = from
-        .stats()
-        .writes
-        .load(std::sync::atomic::Ordering::Relaxed);
+    let writes = from.stats().writes.load(Relaxed);
     assert!(writes < 100, "{writes} writes for 1000 messages");
 }
 
@@ -290,6 +288,24 @@ fn a_message_of_very_many_buffers_arrives() {
 }
 
 #[test]
+fn the_last_frame_of_the_handshake_goes_before_every_message() {
+    let (mut from, right) = pair(Wire::Plain);
+    from.queue_handshake(b"\x00\x01a");
+    send(&mut from, &[Bytes::from_static(b"hi")]).unwrap();
+    assert_eq!(
+        from.stats().writes.load(Relaxed),
+        0,
+        "nothing goes before a flush"
+    );
+    from.flush().unwrap();
+    let mut bytes = [0; 9];
+    UnixStream::from(right.close())
+        .read_exact(&mut bytes)
+        .unwrap();
+    assert_eq!(&bytes, b"\x00\x01a\x00\x00\x00\x02hi");
+}
+
+#[test]
 fn a_tick_is_an_empty_frame_and_is_left_out_while_output_waits() {
     let (mut from, right) = pair(Wire::Plain);
     from.tick().unwrap();
@@ -300,20 +316,10 @@ fn a_tick_is_an_empty_frame_and_is_left_out_while_output_waits() {
     while from.pending() == 0 {
         send(&mut from, &[Bytes::from(vec![1; 60_000])]).unwrap();
     }
-    let (pending, frames) = (
-        from.pending(),
-        from.stats()
-            .frames_out
-            .load(std::sync::atomic::Ordering::Relaxed),
-    );
+    let (pending, frames) = (from.pending(), from.stats().frames_out.load(Relaxed));
     from.tick().unwrap();
     assert_eq!(from.pending(), pending);
-    assert_eq!(
-        from.stats()
-            .frames_out
-            .load(std::sync::atomic::Ordering::Relaxed),
-        frames
-    );
+    assert_eq!(from.stats().frames_out.load(Relaxed), frames);
 }
 
 #[test]
