@@ -1,0 +1,55 @@
+//! Where a socket is: an IP address and port, or a path.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use socket2::SockAddr;
+
+/// An address of a transport.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// An IPv4 or IPv6 address and a port.
+    Ip(SocketAddr),
+    /// The path of a Unix domain socket; empty for a peer that has none.
+    Local(Vec<u8>),
+}
+
+impl Address {
+    pub(crate) fn from_kernel(address: &SockAddr) -> Self {
+        match address.as_socket() {
+            Some(ip) => Self::Ip(ip),
+            None => Self::Local(
+                address
+                    .as_pathname()
+                    .map_or_else(Vec::new, |path| path.as_os_str().as_bytes().to_vec()),
+            ),
+        }
+    }
+
+    /// The path, for an address that is one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Ip(_) => None,
+            Self::Local(path) => Some(Path::new(OsStr::from_bytes(path))),
+        }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Self::Ip(address)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Local(path) if path.is_empty() => f.write_str("(unnamed)"),
+            Self::Local(path) => f.write_str(&String::from_utf8_lossy(path)),
+        }
+    }
+}

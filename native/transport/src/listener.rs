@@ -1,0 +1,350 @@
+//! Listening: one accept loop a listener, TLS handshakes beside it, all under limits.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use polydist_channel::Stats;
+use rustix::io::Errno;
+use socket2::{SockAddr, Socket};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep};
+
+use crate::dial::info;
+use crate::{
+    Accepted, Address, Connection, Error, Side, SocketOpts, Stream, TlsConfig, Transport, stream,
+};
+
+/// How long accepting rests when there are no file descriptors or no memory.
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// How to listen.
+#[derive(Clone, Debug)]
+pub struct ListenOptions {
+    /// Takes the first free port of this range instead of the address's; `(0, _)` is any port.
+    pub ports: Option<(u16, u16)>,
+    /// The mode of a socket in the file system.
+    pub mode: u32,
+    /// Connections that the kernel keeps until they are accepted.
+    pub backlog: i32,
+    /// Options of the accepted sockets.
+    pub socket: SocketOpts,
+    /// A server configuration, for tls.
+    pub tls: Option<TlsConfig>,
+    /// How long an accepted connection may live without being detached.
+    pub setup_time: Duration,
+    /// How many such connections there may be; beyond that the kernel keeps them waiting.
+    pub max_pending: usize,
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        Self {
+            ports: None,
+            mode: 0o600,
+            backlog: 128,
+            socket: SocketOpts::default(),
+            tls: None,
+            setup_time: Duration::from_secs(7),
+            max_pending: 256,
+        }
+    }
+}
+
+/// An open listener. It closes when dropped.
+#[derive(Debug)]
+pub struct Listener {
+    shared: Arc<Shared>,
+    task: AbortHandle,
+}
+
+/// What a listener says about itself.
+#[derive(Clone, Debug)]
+pub struct ListenerInfo {
+    /// Where it listens.
+    pub address: Address,
+    /// Connections accepted so far.
+    pub accepted: u64,
+    /// How many of them failed before they were detached.
+    pub failed: u64,
+    /// How many of them are on their way.
+    pub pending: u64,
+    /// The last thing that went wrong.
+    pub last_error: Option<String>,
+}
+
+/// The connections a listener has accepted and secured, in order.
+#[derive(Debug)]
+pub struct Incoming(mpsc::UnboundedReceiver<Accepted>);
+
+impl Incoming {
+    /// The next connection, or `None` when the listener is closed.
+    pub async fn next(&mut self) -> Option<Accepted> {
+        self.0.recv().await
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    transport: &'static dyn Transport,
+    address: Address,
+    side: Side,
+    setup_time: Duration,
+    /// `None` once closed. Locked for one system call at a time.
+    socket: Mutex<Option<AsyncFd<Socket>>>,
+    socket_opts: Mutex<SocketOpts>,
+    accepted: AtomicU64,
+    failed: AtomicU64,
+    pending: AtomicU64,
+    last_error: Mutex<Option<String>>,
+}
+
+impl Listener {
+    /// Opens a socket and starts to accept. Needs a tokio runtime, and does not block.
+    pub fn open(
+        transport: &'static dyn Transport,
+        address: &Address,
+        options: ListenOptions,
+    ) -> Result<(Self, Incoming), Error> {
+        let side = Side::Accept {
+            tls: options.tls.clone(),
+        };
+        transport.check(&side)?;
+        let (socket, address) = transport.bind(address, &options)?;
+        let what = format!("cannot listen on {} {address}", transport.name());
+        let socket = stream::poll(socket).map_err(|error| Error::os(what, &error))?;
+        let shared = Arc::new(Shared {
+            transport,
+            address,
+            side,
+            setup_time: options.setup_time,
+            socket: Mutex::new(Some(socket)),
+            socket_opts: Mutex::new(options.socket),
+            accepted: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            pending: AtomicU64::new(0),
+            last_error: Mutex::new(None),
+        });
+        let (sender, incoming) = mpsc::unbounded_channel();
+        let permits = Arc::new(Semaphore::new(
+            options.max_pending.clamp(1, Semaphore::MAX_PERMITS),
+        ));
+        let task = tokio::spawn(accept_loop(shared.clone(), permits, sender)).abort_handle();
+        Ok((Self { shared, task }, Incoming(incoming)))
+    }
+
+    /// Where it listens, with the port it got.
+    pub fn address(&self) -> &Address {
+        &self.shared.address
+    }
+
+    /// Options for connections accepted from now on. They are tried on the listening socket.
+    pub fn set_options(&self, options: SocketOpts) -> Result<(), Error> {
+        let Shared {
+            transport, address, ..
+        } = &*self.shared;
+        let what = || {
+            format!(
+                "cannot set options of the listener on {} {address}",
+                transport.name()
+            )
+        };
+        match &*lock(&self.shared.socket) {
+            None => return Err(Error::new(crate::Kind::Closed, "the listener is closed")),
+            Some(socket) => {
+                let tried = transport.tune(socket.get_ref(), &options);
+                tried.map_err(|error| Error::os(what(), &error))?;
+            }
+        }
+        *lock(&self.shared.socket_opts) = options;
+        Ok(())
+    }
+
+    /// Counters and the last error.
+    pub fn info(&self) -> ListenerInfo {
+        ListenerInfo {
+            address: self.shared.address.clone(),
+            accepted: self.shared.accepted.load(Relaxed),
+            failed: self.shared.failed.load(Relaxed),
+            pending: self.shared.pending.load(Relaxed),
+            last_error: lock(&self.shared.last_error).clone(),
+        }
+    }
+
+    /// Closes the socket and removes its path before it returns. Handshakes under way are given up;
+    /// accepted connections live on. Closing again does nothing.
+    pub fn close(&self) {
+        let socket = lock(&self.shared.socket).take();
+        if let Some(socket) = socket {
+            drop(socket);
+            self.shared.transport.unbind(&self.shared.address);
+            self.task.abort();
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+async fn accept_loop(
+    shared: Arc<Shared>,
+    permits: Arc<Semaphore>,
+    accepted: mpsc::UnboundedSender<Accepted>,
+) {
+    let mut handshakes = JoinSet::new();
+    loop {
+        while handshakes.try_join_next().is_some() {}
+        let Ok(permit) = permits.clone().acquire_owned().await else {
+            return; // it is never closed
+        };
+        match std::future::poll_fn(|cx| shared.poll_accept(cx)).await {
+            None => return,
+            Some(Ok((socket, peer))) => {
+                let place = Place::new(permit, &shared);
+                handshakes.spawn(handshake(
+                    shared.clone(),
+                    place,
+                    socket,
+                    peer,
+                    accepted.clone(),
+                ));
+            }
+            Some(Err(error)) => {
+                drop(permit);
+                shared.accept_failed(&error).await;
+            }
+        }
+    }
+}
+
+/// A connection's place among the pending ones.
+struct Place {
+    _permit: OwnedSemaphorePermit,
+    shared: Arc<Shared>,
+}
+
+impl Place {
+    fn new(permit: OwnedSemaphorePermit, shared: &Arc<Shared>) -> Self {
+        shared.accepted.fetch_add(1, Relaxed);
+        shared.pending.fetch_add(1, Relaxed);
+        Self {
+            _permit: permit,
+            shared: shared.clone(),
+        }
+    }
+
+    fn failed(&self, error: &Error) {
+        tracing::debug!(transport = self.shared.transport.name(), address = %self.shared.address, %error, "a connection failed");
+        self.shared.failed.fetch_add(1, Relaxed);
+        self.shared.set_error(error.to_string());
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.shared.pending.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Secures a connection that has just been accepted and passes it on. It keeps its place until it
+/// is detached or gone.
+async fn handshake(
+    shared: Arc<Shared>,
+    place: Place,
+    socket: Socket,
+    peer: SockAddr,
+    accepted: mpsc::UnboundedSender<Accepted>,
+) {
+    let transport = shared.transport;
+    let stats = Arc::new(Stats::default());
+    let (counted, deadline) = (stats.clone(), Instant::now() + shared.setup_time);
+    let connect = async move {
+        let peer = Address::from_kernel(&peer);
+        let options = lock(&shared.socket_opts).clone();
+        let prepare = || {
+            socket.set_nonblocking(true)?;
+            if let Err(error) = transport.tune(&socket, &options) {
+                tracing::warn!(transport = transport.name(), %peer, %error, "cannot set socket options");
+            }
+            Stream::new(socket, counted)
+        };
+        let stream =
+            prepare().map_err(|error| Error::os(format!("cannot accept {peer}"), &error))?;
+        let wire = transport.secure(stream, &peer, &shared.side).await?;
+        let info = info(transport, &wire, peer);
+        Ok((wire, info))
+    };
+    let ended = move |result: Result<(), &Error>| {
+        if let Err(error) = result {
+            place.failed(error);
+        }
+    };
+    let (connection, secured) = Connection::spawn(transport, stats, connect, Some(deadline), ended);
+    if let Ok(info) = secured.await {
+        let _ = accepted.send(Accepted { connection, info });
+    }
+}
+
+impl Shared {
+    /// `None` once the listener is closed.
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<Option<io::Result<(Socket, SockAddr)>>> {
+        let guard = lock(&self.socket);
+        let Some(socket) = &*guard else {
+            return Poll::Ready(None);
+        };
+        loop {
+            let mut ready = match ready!(socket.poll_read_ready(cx)) {
+                Ok(ready) => ready,
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            };
+            if let Ok(result) = ready.try_io(|socket| socket.get_ref().accept()) {
+                return Poll::Ready(Some(result));
+            }
+        }
+    }
+
+    /// An error that concerns one connection, which is gone, is not ours; any other would repeat
+    /// itself at once, so the loop rests.
+    async fn accept_failed(&self, error: &io::Error) {
+        let passing = [
+            Errno::CONNABORTED,
+            Errno::INTR,
+            Errno::NETDOWN,
+            Errno::PROTO,
+            Errno::NOPROTOOPT,
+            Errno::HOSTDOWN,
+            Errno::NONET,
+            Errno::HOSTUNREACH,
+            Errno::OPNOTSUPP,
+            Errno::NETUNREACH,
+        ];
+        if Errno::from_io_error(error).is_some_and(|errno| passing.contains(&errno)) {
+            return;
+        }
+        let what = format!(
+            "cannot accept on {} {}",
+            self.transport.name(),
+            self.address
+        );
+        let sentence = Error::os(what, error).to_string();
+        tracing::warn!(transport = self.transport.name(), address = %self.address, error = sentence, "accepting rests");
+        self.set_error(sentence);
+        sleep(BACK_OFF).await;
+    }
+
+    fn set_error(&self, sentence: String) {
+        *lock(&self.last_error) = Some(sentence);
+    }
+}
+
+/// A panic elsewhere leaves these values whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

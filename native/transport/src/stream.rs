@@ -1,0 +1,199 @@
+//! Byte streams: any stream socket under tokio, and TLS over one.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+
+use polydist_channel::Stats;
+use socket2::Socket;
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::TlsStream;
+
+/// A connected stream socket of any family. It closes when dropped.
+#[derive(Debug)]
+pub struct Stream {
+    fd: AsyncFd<Socket>,
+    stats: Arc<Stats>,
+}
+
+impl Stream {
+    /// Takes a non-blocking socket, connected or about to be. Needs a tokio runtime.
+    pub fn new(socket: Socket, stats: Arc<Stats>) -> io::Result<Self> {
+        let fd = poll(socket)?;
+        Ok(Self { fd, stats })
+    }
+
+    /// The socket itself.
+    pub fn socket(&self) -> &Socket {
+        self.fd.get_ref()
+    }
+
+    /// Waits until a connect under way has succeeded or failed.
+    pub(crate) async fn connected(&self) -> io::Result<()> {
+        loop {
+            let mut ready = self.fd.writable().await?;
+            if let Some(error) = self.socket().take_error()? {
+                return Err(error);
+            }
+            match self.socket().peer_addr() {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::NotConnected => ready.clear_ready(),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Takes the socket from tokio's poller. It stays non-blocking.
+    pub(crate) fn into_socket(self) -> Socket {
+        self.fd.into_inner()
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let mut ready = ready!(self.fd.poll_read_ready(cx))?;
+            let unfilled = buf.initialize_unfilled();
+            if let Ok(result) = ready.try_io(|fd| fd.get_ref().read(unfilled)) {
+                count(&self.stats.reads);
+                return Poll::Ready(result.map(|len| buf.advance(len)));
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let mut ready = ready!(self.fd.poll_write_ready(cx))?;
+            if let Ok(result) = ready.try_io(|fd| fd.get_ref().write_vectored(slices)) {
+                count(&self.stats.writes);
+                return Poll::Ready(result);
+            }
+        }
+    }
+
+    /// TLS hands over several records at once, and of a failing handshake's last write only one
+    /// call's worth goes out: the alert that tells the peer why must be in it.
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.socket().shutdown(std::net::Shutdown::Write))
+    }
+}
+
+/// Puts a non-blocking socket under tokio's poller. Needs a tokio runtime.
+#[expect(
+    deprecated,
+    reason = "sound here: a Socket keeps its own descriptor until it is dropped"
+)]
+pub(crate) fn poll(socket: Socket) -> io::Result<AsyncFd<Socket>> {
+    AsyncFd::new(socket)
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Relaxed);
+}
+
+/// A stream as its transport secured it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Wire {
+    /// Nothing between us and the socket.
+    Plain(Stream),
+    /// TLS, its handshake finished.
+    Tls(Box<TlsStream<Stream>>),
+}
+
+impl Wire {
+    pub(crate) fn socket(&self) -> &Socket {
+        match self {
+            Self::Plain(stream) => stream.socket(),
+            Self::Tls(tls) => tls.get_ref().0.socket(),
+        }
+    }
+
+    pub(crate) fn into_parts(self) -> (Socket, Option<rustls::Connection>) {
+        match self {
+            Self::Plain(stream) => (stream.into_socket(), None),
+            Self::Tls(tls) => {
+                let (stream, tls) = match *tls {
+                    TlsStream::Client(tls) => {
+                        let (stream, tls) = tls.into_inner();
+                        (stream, tls.into())
+                    }
+                    TlsStream::Server(tls) => {
+                        let (stream, tls) = tls.into_inner();
+                        (stream, tls.into())
+                    }
+                };
+                (stream.into_socket(), Some(tls))
+            }
+        }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! What every transport must do: the same cases for each.
+
+mod support;
+
+use std::io::Write;
+use std::time::Duration;
+
+use polydist_proto::frame::Prefix;
+use polydist_transport::{Address, Info, Kind, MAX_HANDSHAKE_FRAME};
+use rustix::fs::{OFlags, fcntl_getfl};
+use rustix::io::{Errno, FdFlags, fcntl_getfd};
+use support::{Place, Raw, soon, until};
+
+macro_rules! for_every_transport {
+    ($($case:ident)*) => { for_every_transport!{@ tcp4 [$($case)*] tcp6 [$($case)*] tls [$($case)*] uds [$($case)*]} };
+    (@ $($transport:ident [$($case:ident)*])*) => {
+        $(mod $transport {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                super::$case(super::support::$transport()).await;
+            })*
+        })*
+    };
+}
+
+for_every_transport! {
+    frames_pass_both_ways_in_order
+    both_ends_know_each_other
+    bytes_after_the_last_handshake_frame_survive_detach
+    what_was_queued_is_sent_before_detach
+    a_detached_socket_is_non_blocking_and_closes_on_exec
+    silence_ends_at_the_deadline
+    half_a_frame_ends_at_the_deadline
+    a_length_of_four_gigabytes_ends_the_connection
+    a_flood_that_nobody_reads_stays_in_the_kernel
+    a_peer_that_closes_is_reported
+    frames_queued_before_close_arrive
+    close_answers_whoever_waits
+    a_dropped_connection_closes
+    a_frame_too_long_for_its_prefix_is_refused
+    nobody_listening_is_econnrefused_or_enoent
+    a_second_listener_on_the_same_address_is_refused
+    a_closed_listener_leaves_its_address_at_once
+    pending_connections_over_the_cap_wait
+    counters_count_the_handshake
+}
+
+async fn frames_pass_both_ways_in_order(place: Place) {
+    let (listener, mut incoming) = place.open().unwrap();
+    let (dialled, accepted) = place.pair(&listener, &mut incoming).await;
+    for number in 0..100_u32 {
+        dialled.send(&number.to_be_bytes()).unwrap();
+        accepted
+            .connection
+            .send(&(number + 1).to_be_bytes())
+            .unwrap();
+    }
+    dialled.send(b"").unwrap();
+    for number in 0..100_u32 {
+        assert_eq!(
+            soon(accepted.connection.recv()).await.unwrap(),
+            number.to_be_bytes()
+        );
+        assert_eq!(
+            soon(dialled.recv()).await.unwrap(),
+            (number + 1).to_be_bytes()
+        );
+    }
+    assert_eq!(soon(accepted.connection.recv()).await.unwrap(), b"");
+}
+
+async fn both_ends_know_each_other(place: Place) {
+    let (listener, mut incoming) = place.open().unwrap();
+    let (_dialled, connected) = place.dial(listener.address());
+    let ours: Info = soon(connected).await.unwrap();
+    let theirs = soon(incoming.next()).await.unwrap().info;
+    assert_eq!(ours.transport, place.transport.name());
+    assert_eq!(&ours.peer, listener.address());
+    assert_eq!(ours.local, theirs.peer);
+    assert_eq!(theirs.local, ours.peer);
+    assert_eq!(ours.tls, theirs.tls);
+    assert_eq!(ours.tls.is_some(), place.transport.name() == "tls");
+    if let Some(tls) = ours.tls {
+        assert_eq!(tls.version, "tlsv1.3");
+        assert!(tls.cipher.starts_with("TLS_"), "{}", tls.cipher);
+    }
+    let credentials = theirs.credentials.map(|peer| peer.pid);
+    let expected = matches!(ours.peer, Address::Local(_)).then(|| std::process::id() as i32);
+    assert_eq!(credentials, expected);
+}
+
+/// A peer that talks at once after its last handshake frame: all of it must be there afterwards.
+async fn bytes_after_the_last_handshake_frame_survive_detach(place: Place) {
+    let (listener, mut incoming) = place.open().unwrap();
+    let (dialled, accepted) = place.pair(&listener, &mut incoming).await;
+    let mut raw = Raw::new(soon(dialled.detach()).await.unwrap());
+    let surplus: Vec<u8> = (0..50_000_u32).map(|n| n as u8).collect();
+    let mut bytes = Vec::new();
+    place
+        .transport
+        .prefix()
+        .encode(b"last", &mut bytes)
+        .unwrap();
+    bytes.extend(&surplus);
+    raw.write_all(&bytes).unwrap();
+    assert_eq!(soon(accepted.connection.recv()).await.unwrap(), b"last");
+    let mut rest = Raw::new(soon(accepted.connection.detach()).await.unwrap());
+    assert_eq!(rest.read_exactly(surplus.len()).unwrap(), surplus);
+    rest.write_all(b"answer").unwrap();
+    assert_eq!(raw.read_exactly(6).unwrap(), b"answer");
+}
+
+async fn what_was_queued_is_sent_before_detach(place: Place) {
+    let (listener, mut incoming) = place.open().unwrap();
+    let (dialled, accepted) = place.pair(&listener, &mut incoming).await;
+    let frame = vec![7; MAX_HANDSHAKE_FRAME];
+    for _ in 0..300 {
+        dialled.send(&frame).unwrap();
+    }
+    let detached = dialled.detach();
+    for _ in 0..300 {
+        assert_eq!(soon(accepted.connection.recv()).await.unwrap(), frame);
+    }
+    let _open = soon(detached).await.unwrap();
+    assert!(dialled.send(b"late").is_err());
+    assert_eq!(soon(dialled.recv()).await.unwrap_err().kind(), Kind::Closed);
+}
+
+async fn a_detached_socket_is_non_blocking_and_closes_on_exec(place: Place) {
+    let (listener, mut incoming) = place.open().unwrap();
+    let (dialled, accepted) = place.pair(&listener, &mut incoming).await;
+    for connection in [&dialled, &accepted.connection] {
+        let established = soon(connection.detach()).await.unwrap();
+        assert!(
+            fcntl_getfl(&established.fd)
+                .unwrap()
+                .contains(OFlags::NONBLOCK)
+        );
+        assert!(
+            fcntl_getfd(&established.fd)
+                .unwrap()
+                .contains(FdFlags::CLOEXEC)
+        );
+        assert_eq!(established.tls.is_some(), place.transport.name() == "tls");
+    }
+}
+
+async fn silence_ends_at_the_deadline(mut place: Place) {
+    place.listen.setup_time = Duration::from_millis(300);
+    let (listener, mut incoming) = place.open().unwrap();
+    let (dialled, accepted) = place.pair(&listener, &mut incoming).await;
+    let error = soon(accepted.connection.recv()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Timeout);
+    assert_eq!(soon(dialled.recv()).await.unwrap_err().kind(), Kind::Closed);
+    until(|| listener.info().pending == 0).await;
+    assert_eq!((listener.info().accepted, listener.info().failed), (1, 1));
+    assert!(listener.info().last_error.unwrap().contains("in time"));
+}
+
+async fn half_a_frame_ends_at_the_deadline(mut place: Place) {
+    place.listen.setup_time = Duration::from_millis(300);
+    let (listener, mut incoming) = place.open().unwrap();
+    let (dialled, accepted) = place.pair(&listener, &mut incoming).await;
+    let mut raw = Raw::new(soon(dialled.detach()).await.unwrap());
+    raw.write_all(b"\0\0").unwrap();
+    if place.transport.prefix() == Prefix::Two {
+        assert_eq!(soon(accepted.connection.recv()).await.unwrap(), b"");
+        raw.write_all(b"\0\x05ab").unwrap();
+    }
+    let error = soon(accepted.connection.recv()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Timeout);
+    assert!(raw.is_at_end());
+}
+
+async fn a_length_of_four_gigabytes_ends_the_connection(place: Place) {
+    let (listener, mut incoming) = place.open().unwrap();
+    let (dialled, accepted) = place.pair(&listener, &mut incoming).await;
+    let mut raw = Raw::new(soon(dialled.detach()).await.unwrap());
+    raw.write_all(&[0xff; 4]).unwrap();
+    let error = soon(accepted.connection.recv()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::BadMessage);
+    let announced = match place.transport.prefix() {
+        Prefix::Two => "65535 bytes", // two bytes cannot say more
+        Prefix::Four => "4294967295 bytes",
+    };
+    assert!(error.to_string().contains(announced), "{error}");
+    assert!(raw.is_at_end());
+    until(|| listener.info().failed == 1).await;
+}
+
+async fn a_flood_that_nobody_reads_stays_in_the_kernel(place: Place) {
+    let (listener, mut incoming) = place.open().unwrap();
+    let (dialled, accepted) = place.pair(&listener, &mut incoming).await;
+    let mut raw = Raw::new(soon(dialled.detach()).await.unwrap());
+    let flood = vec![0; 64 * 1024 * 1024];
+    let taken = tokio::task::spawn_blocking(move || raw.push(&flood))
+        .await
+        .unwrap();
+    assert!(taken < 32 * 1024 * 1024, "{taken} bytes were taken");
+    assert!(
+        accepted
+            .connection
+            .stats()
+            .reads
+            .load(std::sync::atomic::Ordering::Relaxed)
+            < 4
+    );
+}
+
+async fn a_peer_that_closes_is_reported(place: Place) {
+    let (listener, mut incoming) = place.open().unwrap();
+    let (dialled, accepted) = place.pair(&listener, &mut incoming).await;
+    dialled.send(b"bye").unwrap();
+    drop(dialled);
+    assert_eq!(soon(accepted.connection.recv()).await.unwrap(), b"bye");
+    let error = soon(accepted.connection.recv()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Closed, "{error}");
+    until(|| accepted.connection.is_closed()).await;
+    assert!(accepted.connection.send(b"x").is_err());
+    assert_eq!(soon(accepted.connection.recv()).await.unwrap_err(), error);
+}
+
+async fn frames_queued_before_close_arrive(place: Place) {
+    let (listener, mut incoming) = place.open().unwrap();
+    let (dialled, connected) = place.dial(listener.address());
+    dialled.send(b"early").unwrap();
+    soon(connected).await.unwrap();
+    let accepted = soon(incoming.next()).await.unwrap();
+    accepted.connection.send(b"nok").unwrap();
+    accepted.connection.close();
+    assert_eq!(soon(dialled.recv()).await.unwrap(), b"nok");
+}
+
+async fn close_answers_whoever_waits(place: Place) {
+    let (listener, mut incoming) = place.open().unwrap();
+    let (dialled, accepted) = place.pair(&listener, &mut incoming).await;
+    let waiting = dialled.recv();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let start = std::time::Instant::now();
+    dialled.close();
+    assert_eq!(soon(waiting).await.unwrap_err().kind(), Kind::Closed);
+    assert_eq!(
+        soon(accepted.connection.recv()).await.unwrap_err().kind(),
+        Kind::Closed
+    );
+    assert!(start.elapsed() < Duration::from_millis(500));
+}
+
+async fn a_dropped_connection_closes(place: Place) {
+    let (listener, mut incoming) = place.open().unwrap();
+    let (dialled, accepted) = place.pair(&listener, &mut incoming).await;
+    drop(accepted);
+    assert_eq!(soon(dialled.recv()).await.unwrap_err().kind(), Kind::Closed);
+    until(|| listener.info().pending == 0).await;
+    assert_eq!(listener.info().failed, 0);
+}
+
+async fn a_frame_too_long_for_its_prefix_is_refused(place: Place) {
+    if place.transport.prefix() == Prefix::Four {
+        return; // that would be 4 GiB
+    }
+    let (listener, _incoming) = place.open().unwrap();
+    let (dialled, _connected) = place.dial(listener.address());
+    let error = dialled.send(&vec![0; 0x1_0000]).unwrap_err();
+    assert_eq!(error.kind(), Kind::TooLong);
+}
+
+async fn nobody_listening_is_econnrefused_or_enoent(place: Place) {
+    let (listener, _incoming) = place.open().unwrap();
+    let address = listener.address().clone();
+    listener.close();
+    let error = soon(place.dial(&address).1).await.unwrap_err();
+    let expected = match address {
+        Address::Ip(_) => Errno::CONNREFUSED,
+        Address::Local(_) => Errno::NOENT,
+    };
+    assert_eq!(error.kind(), Kind::Os(expected), "{error}");
+    assert!(error.to_string().contains(&address.to_string()), "{error}");
+}
+
+async fn a_second_listener_on_the_same_address_is_refused(mut place: Place) {
+    let (listener, mut incoming) = place.open().unwrap();
+    place.address = listener.address().clone();
+    let error = place.open().unwrap_err();
+    assert_eq!(error.kind(), Kind::Os(Errno::ADDRINUSE));
+    assert!(
+        error.to_string().contains(&place.address.to_string()),
+        "{error}"
+    );
+    // The first one is none the worse, though asking whether it lives may have connected to it.
+    let (dialled, connected) = place.dial(&place.address);
+    soon(connected).await.unwrap();
+    dialled.send(b"hello").unwrap();
+    loop {
+        let accepted = soon(incoming.next()).await.unwrap();
+        if let Ok(frame) = soon(accepted.connection.recv()).await {
+            break assert_eq!(frame, b"hello");
+        }
+    }
+}
+
+async fn a_closed_listener_leaves_its_address_at_once(mut place: Place) {
+    let (listener, mut incoming) = place.open().unwrap();
+    place.address = listener.address().clone();
+    let pair = place.pair(&listener, &mut incoming).await;
+    for _ in 0..20 {
+        let (again, mut incoming) = {
+            listener.close();
+            listener.close();
+            place.open().unwrap()
+        };
+        place.pair(&again, &mut incoming).await;
+        again.close();
+        assert!(soon(incoming.next()).await.is_none());
+    }
+    pair.0.send(b"still there").unwrap();
+    assert_eq!(
+        soon(pair.1.connection.recv()).await.unwrap(),
+        b"still there"
+    );
+}
+
+async fn pending_connections_over_the_cap_wait(mut place: Place) {
+    place.listen.max_pending = 2;
+    let (listener, mut incoming) = place.open().unwrap();
+    let dialled: Vec<_> = (0..3).map(|_| place.dial(listener.address())).collect();
+    let first = soon(incoming.next()).await.unwrap();
+    let second = soon(incoming.next()).await.unwrap();
+    let third = tokio::time::timeout(Duration::from_millis(100), incoming.next()).await;
+    assert!(third.is_err());
+    assert_eq!((listener.info().accepted, listener.info().pending), (2, 2));
+    let _detached = soon(first.connection.detach()).await.unwrap();
+    soon(incoming.next()).await.unwrap();
+    drop((second, dialled));
+}
+
+async fn counters_count_the_handshake(place: Place) {
+    let (listener, mut incoming) = place.open().unwrap();
+    let (dialled, accepted) = place.pair(&listener, &mut incoming).await;
+    dialled.send(b"12345").unwrap();
+    soon(accepted.connection.recv()).await.unwrap();
+    let load =
+        |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
+    let (out, received) = (dialled.stats(), accepted.connection.stats());
+    until(|| load(&out.frames_out) == 1).await;
+    assert_eq!((load(&out.bytes_out), load(&out.frames_in)), (5, 0));
+    assert_eq!(
+        (load(&received.bytes_in), load(&received.frames_in)),
+        (5, 1)
+    );
+    assert!(load(&out.writes) >= 1 && load(&received.reads) >= 1);
+    let kept = out.clone();
+    let established = soon(dialled.detach()).await.unwrap();
+    assert!(std::sync::Arc::ptr_eq(&kept, &established.stats));
+}

@@ -1,0 +1,308 @@
+//! What only TLS has: certificates, and sentences about what is wrong with them.
+
+mod support;
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use polydist_transport::{Address, Error, Kind, Pem, TlsConfig, Verify, Version};
+use rcgen::date_time_ymd;
+use support::{Authority, Place, soon, tls, until};
+
+/// A listener and a dialler made from these.
+fn between(server: &Pem, client: &Pem) -> Place {
+    let mut place = tls();
+    place.listen.tls = Some(TlsConfig::server(server).unwrap());
+    place.dial.tls = Some(TlsConfig::client(client).unwrap());
+    place
+}
+
+/// How it ends on both sides, when it does not work.
+async fn failures(place: &Place) -> (Error, String) {
+    let (listener, mut incoming) = place.open().unwrap();
+    let (dialled, connected) = place.dial(listener.address());
+    // In TLS 1.3 the client is done before the server has looked at its certificate.
+    let ours = match soon(connected).await {
+        Ok(_) => soon(dialled.recv()).await.unwrap_err(),
+        Err(error) => error,
+    };
+    until(|| listener.info().failed == 1).await;
+    listener.close();
+    assert!(incoming.next().await.is_none());
+    (ours, listener.info().last_error.unwrap())
+}
+
+async fn works(place: &Place) -> &'static str {
+    let (listener, mut incoming) = place.open().unwrap();
+    let (dialled, accepted) = place.pair(&listener, &mut incoming).await;
+    dialled.send(b"hello").unwrap();
+    assert_eq!(soon(accepted.connection.recv()).await.unwrap(), b"hello");
+    accepted.info.tls.unwrap().version
+}
+
+#[tokio::test]
+async fn versions_are_what_both_sides_allow() {
+    let pem = Authority::new().issue(&["127.0.0.1"]);
+    let only = |version| Pem {
+        versions: vec![version],
+        ..pem.clone()
+    };
+    let (old, new) = (only(Version::Tls12), only(Version::Tls13));
+    assert_eq!(works(&between(&pem, &pem)).await, "tlsv1.3");
+    assert_eq!(works(&between(&pem, &old)).await, "tlsv1.2");
+    assert_eq!(works(&between(&old, &pem)).await, "tlsv1.2");
+    let (ours, theirs) = failures(&between(&new, &old)).await;
+    assert_eq!(ours.kind(), Kind::Tls);
+    assert!(ours.to_string().contains("compare versions"), "{ours}");
+    assert!(theirs.contains("compare versions"), "{theirs}");
+}
+
+#[tokio::test]
+async fn an_unknown_authority_is_refused_by_either_side() {
+    let (a, b) = (Authority::new(), Authority::new());
+    let (of_a, of_b) = (a.issue(&["127.0.0.1"]), b.issue(&["127.0.0.1"]));
+    let (ours, theirs) = failures(&between(&of_a, &of_b)).await;
+    assert!(ours.to_string().contains("not in cacertfile"), "{ours}");
+    assert!(theirs.contains("trust the authority"), "{theirs}");
+    let trusting = Pem {
+        ca: Some(a.ca()),
+        ..of_b
+    };
+    let (ours, theirs) = failures(&between(&of_a, &trusting)).await;
+    assert!(theirs.contains("not in cacertfile"), "{theirs}");
+    assert!(ours.to_string().contains("trust the authority"), "{ours}");
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_host_is_refused_with_both_names() {
+    let pem = Authority::new().issue(&["elsewhere.example"]);
+    let (ours, _) = failures(&between(&pem, &pem)).await;
+    let sentence = ours.to_string();
+    assert!(
+        sentence.contains("127.0.0.1") && sentence.contains("elsewhere.example"),
+        "{ours}"
+    );
+    let mut place = between(&pem, &pem);
+    place.dial.server_name = Some("elsewhere.example".into());
+    works(&place).await;
+    place.dial.server_name = Some("no such name!".into());
+    let refused = polydist_transport::dial(place.transport, place.address, place.dial);
+    assert_eq!(refused.unwrap_err().kind(), Kind::BadOption);
+}
+
+#[tokio::test]
+async fn an_expired_certificate_is_refused_and_named_so() {
+    let authority = Authority::new();
+    let good = authority.issue(&["127.0.0.1"]);
+    let expired = authority.issue_with(&["127.0.0.1"], |params| {
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(2021, 1, 1);
+    });
+    let (ours, theirs) = failures(&between(&expired, &good)).await;
+    assert!(
+        ours.to_string().contains("peer's certificate has expired"),
+        "{ours}"
+    );
+    assert!(
+        theirs.contains("this node's certificate has expired"),
+        "{theirs}"
+    );
+    let (ours, theirs) = failures(&between(&good, &expired)).await;
+    assert!(
+        theirs.contains("peer's certificate has expired"),
+        "{theirs}"
+    );
+    assert!(
+        ours.to_string()
+            .contains("this node's certificate has expired"),
+        "{ours}"
+    );
+}
+
+#[tokio::test]
+async fn a_client_without_a_certificate_is_refused_when_one_is_wanted() {
+    let pem = Authority::new().issue(&["127.0.0.1"]);
+    let nameless = Pem {
+        cert: None,
+        key: None,
+        ..pem.clone()
+    };
+    let (ours, theirs) = failures(&between(&pem, &nameless)).await;
+    assert!(theirs.contains("fail_if_no_peer_cert"), "{theirs}");
+    assert!(ours.to_string().contains("wants a certificate"), "{ours}");
+    let lenient = Pem {
+        fail_if_no_peer_cert: false,
+        ..pem
+    };
+    works(&between(&lenient, &nameless)).await;
+}
+
+#[tokio::test]
+async fn verify_none_takes_any_certificate_for_any_name() {
+    let (a, b) = (
+        Authority::new().issue(&["a"]),
+        Authority::new().issue(&["b"]),
+    );
+    let server = Pem {
+        verify: Verify::None,
+        ca: None,
+        ..a
+    };
+    let client = Pem {
+        verify: Verify::None,
+        ca: None,
+        ..b
+    };
+    works(&between(&server, &client)).await;
+    for version in [Version::Tls12, Version::Tls13] {
+        let client = Pem {
+            versions: vec![version],
+            ..client.clone()
+        };
+        works(&between(&server, &client)).await;
+    }
+}
+
+#[tokio::test]
+async fn plain_bytes_at_a_tls_port_end_at_once_and_silence_at_the_deadline() {
+    let mut place = tls();
+    place.listen.setup_time = Duration::from_millis(300);
+    let (listener, _incoming) = place.open().unwrap();
+    let Address::Ip(ip) = *listener.address() else {
+        unreachable!("it is TCP")
+    };
+    let mut plain = TcpStream::connect(ip).unwrap();
+    plain
+        .write_all(b"\0\x05Nabcd and so on, for more than a header")
+        .unwrap();
+    until(|| listener.info().failed == 1).await;
+    let sentence = listener.info().last_error.unwrap();
+    assert!(sentence.contains("is not TLS"), "{sentence}");
+    let _silent = TcpStream::connect(ip).unwrap();
+    until(|| listener.info().failed == 2).await;
+    assert_eq!(listener.info().pending, 0);
+}
+
+#[tokio::test]
+async fn a_server_that_says_nothing_is_a_timeout() {
+    let mut place = tls();
+    place.dial.timeout = Duration::from_millis(200);
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = Address::Ip(silent.local_addr().unwrap());
+    let error = soon(place.dial(&address).1).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Timeout);
+    assert!(error.to_string().contains("200 ms"), "{error}");
+}
+
+#[test]
+fn configurations_that_cannot_work_name_the_option_and_the_cure() {
+    let authority = Authority::new();
+    let good = authority.issue(&["a"]);
+    let other = authority.issue(&["a"]);
+    let encrypted =
+        b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    let old_encrypted = b"-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n-----END EC PRIVATE KEY-----\n";
+    let text = |text: &[u8]| Some(text.to_vec());
+    let cases = [
+        (
+            Pem {
+                key: other.key,
+                ..good.clone()
+            },
+            "do not belong together",
+        ),
+        (
+            Pem {
+                key: None,
+                ..good.clone()
+            },
+            "set keyfile",
+        ),
+        (
+            Pem {
+                cert: None,
+                ..good.clone()
+            },
+            "set certfile",
+        ),
+        (
+            Pem {
+                cert: None,
+                key: None,
+                ..good.clone()
+            },
+            "set certfile and keyfile",
+        ),
+        (
+            Pem {
+                key: text(encrypted),
+                ..good.clone()
+            },
+            "openssl pkey",
+        ),
+        (
+            Pem {
+                key: text(old_encrypted),
+                ..good.clone()
+            },
+            "openssl pkey",
+        ),
+        (
+            Pem {
+                key: text(b"nothing"),
+                ..good.clone()
+            },
+            "BEGIN PRIVATE KEY",
+        ),
+        (
+            Pem {
+                cert: text(b"nothing"),
+                ..good.clone()
+            },
+            "certfile holds no certificate",
+        ),
+        (
+            Pem {
+                ca: text(b""),
+                ..good.clone()
+            },
+            "cacertfile holds no certificate",
+        ),
+        (
+            Pem {
+                ca: None,
+                ..good.clone()
+            },
+            "set cacertfile",
+        ),
+        (
+            Pem {
+                ca: text(b"-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n"),
+                ..good.clone()
+            },
+            "cacertfile is no valid PEM",
+        ),
+    ];
+    for (pem, expected) in cases {
+        let error = TlsConfig::server(&pem).unwrap_err();
+        assert_eq!(error.kind(), Kind::Tls);
+        assert!(error.to_string().contains(expected), "{expected}: {error}");
+    }
+    let both = [good.cert.clone().unwrap(), good.key.clone().unwrap()].concat();
+    TlsConfig::server(&Pem {
+        cert: Some(both),
+        key: None,
+        ..good
+    })
+    .unwrap();
+}
+
+#[tokio::test]
+async fn listening_and_dialling_want_their_own_part_of_the_options() {
+    let mut place = tls();
+    std::mem::swap(&mut place.listen.tls, &mut place.dial.tls);
+    assert_eq!(place.open().unwrap_err().kind(), Kind::BadOption);
+    let refused = polydist_transport::dial(place.transport, place.address, place.dial);
+    assert_eq!(refused.unwrap_err().kind(), Kind::BadOption);
+}
