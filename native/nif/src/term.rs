@@ -1,0 +1,93 @@
+//! Arguments from Erlang: addresses, options, durations. What is malformed is a badarg.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use polydist_transport::{Address, SocketOpts, Transport};
+use rustler::{Atom, Binary, Decoder, Error, NifResult, Term};
+
+use crate::atoms;
+
+/// The value of a key; `None` if it is absent or `undefined`.
+pub(crate) fn option<'a, T: Decoder<'a>>(map: Term<'a>, key: Atom) -> NifResult<Option<T>> {
+    match map.map_get(key) {
+        Err(_) if map.is_map() => Ok(None),
+        Err(error) => Err(error),
+        Ok(value) if value == atoms::undefined().to_term(map.get_env()) => Ok(None),
+        Ok(value) => value.decode().map(Some),
+    }
+}
+
+/// The value of a key that must be there.
+pub(crate) fn required<'a, T: Decoder<'a>>(map: Term<'a>, key: Atom) -> NifResult<T> {
+    map.map_get(key)?.decode()
+}
+
+pub(crate) fn transport(name: Atom) -> NifResult<&'static dyn Transport> {
+    polydist_transport::TRANSPORTS
+        .iter()
+        .copied()
+        .find(|transport| crate::message::transport(transport.name()) == name)
+        .ok_or(Error::BadArg)
+}
+
+pub(crate) fn address(term: Term) -> NifResult<Address> {
+    match term.decode::<(Term, Term)>()? {
+        (tag, path) if tag == atoms::local().to_term(term.get_env()) => {
+            Ok(Address::Local(path.decode::<Binary>()?.as_slice().to_vec()))
+        }
+        (ip_term, port) => Ok(Address::Ip(SocketAddr::new(ip(ip_term)?, port.decode()?))),
+    }
+}
+
+pub(crate) fn ip(term: Term) -> NifResult<IpAddr> {
+    if let Ok((a, b, c, d)) = term.decode::<(u8, u8, u8, u8)>() {
+        return Ok([a, b, c, d].into());
+    }
+    let parts = rustler::types::tuple::get_tuple(term)?;
+    let parts: NifResult<Vec<u16>> = parts.into_iter().map(|part| part.decode()).collect();
+    let parts: [u16; 8] = parts?.try_into().map_err(|_| Error::BadArg)?;
+    Ok(parts.into())
+}
+
+/// A list of addresses of EPMDs.
+pub(crate) fn ip_addresses(term: Term) -> NifResult<Vec<SocketAddr>> {
+    term.decode::<Vec<Term>>()?
+        .into_iter()
+        .map(ip_address)
+        .collect()
+}
+
+pub(crate) fn ip_address(term: Term) -> NifResult<SocketAddr> {
+    match address(term)? {
+        Address::Ip(address) => Ok(address),
+        Address::Local(_) => Err(Error::BadArg),
+    }
+}
+
+pub(crate) fn bytes(term: Term) -> NifResult<Vec<u8>> {
+    Ok(term.decode::<Binary>()?.as_slice().to_vec())
+}
+
+pub(crate) fn timeout_option(map: Term, key: Atom) -> NifResult<Option<Duration>> {
+    option(map, key)?.map(timeout).transpose()
+}
+
+/// Milliseconds or `infinity`, which is a day here.
+pub(crate) fn timeout(term: Term) -> NifResult<Duration> {
+    match Atom::from_term(term) {
+        Ok(atom) if atom == atoms::infinity() => Ok(Duration::from_secs(24 * 60 * 60)),
+        _ => term.decode().map(Duration::from_millis),
+    }
+}
+
+pub(crate) fn socket_opts(map: Term) -> NifResult<SocketOpts> {
+    Ok(SocketOpts {
+        nodelay: option(map, atoms::nodelay())?,
+        keepalive: option(map, atoms::keepalive())?,
+        sndbuf: option(map, atoms::sndbuf())?,
+        recbuf: option(map, atoms::recbuf())?,
+        priority: option(map, atoms::priority())?,
+        tos: option(map, atoms::tos())?,
+    })
+}
