@@ -9,6 +9,9 @@ const MAX_READ: usize = 256 * 1024;
 /// A frame is given memory as it arrives, doubling, from this size on: an announced length alone costs nothing.
 const MAX_AHEAD: usize = 1024 * 1024;
 
+/// A frame of this size or more is read by itself if it does not come at once.
+const LARGE: usize = 16 * 1024;
+
 const HEADER: usize = 4;
 
 /// Input that does not make a whole frame yet, and how much to read next.
@@ -43,9 +46,9 @@ impl<B: Buffer> Inbox<B> {
         let room = buffer.capacity() - buffer.as_slice().len();
         let count = read(buffer)?;
         self.filled = count == room;
-        if self.filled {
+        if self.filled && room >= self.read_size {
             self.read_size = (self.read_size * 4).min(MAX_READ);
-        } else if count < self.read_size / 4 {
+        } else if !self.filled && count < self.read_size / 4 {
             self.read_size = (self.read_size / 2).max(MIN_READ);
         }
         Ok(count)
@@ -99,16 +102,23 @@ impl<B: Buffer> Inbox<B> {
         let mut at = 0;
         let mut needed = needed;
         while needed <= rest.len() {
+            // Counted first: whoever has a message must find it in the counters.
+            stats.frame_in(needed - HEADER);
             if needed > HEADER {
                 sink.deliver(&frozen, at + HEADER..at + needed);
             }
-            stats.frame_in(needed - HEADER);
             at += needed;
             rest = &rest[needed..];
             needed = frame_size(rest)?;
         }
         if !rest.is_empty() {
-            let mut buffer = B::with_capacity(ahead(needed, self.read_size));
+            // The rest of a large frame is read to its end and no further, so that nothing after it has to move again.
+            let room = if needed >= LARGE {
+                needed
+            } else {
+                self.read_size
+            };
+            let mut buffer = B::with_capacity(ahead(needed, room.min(MAX_READ)));
             buffer.append(rest);
             self.buffer = Some(buffer);
         }

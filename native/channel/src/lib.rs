@@ -236,10 +236,10 @@ impl<B: Buffer, P: AsRef<[u8]>> Channel<B, P> {
         S: Segment<Shared = P>,
     {
         let now = Instant::now();
-        if now.duration_since(self.last_write) >= BURST {
+        if len >= LARGE || now.duration_since(self.last_write) >= BURST {
             self.prompt = PROMPT;
         }
-        let burst = self.prompt == 0 && len < LARGE;
+        let burst = self.prompt == 0;
         if burst || self.pending() > 0 || len > WORK {
             self.outbox.push(header, segments, 0);
             return Ok(());
