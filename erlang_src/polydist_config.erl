@@ -1,0 +1,224 @@
+%%% Configuration: flags over application environment, checked once, errors as sentences.
+%%%
+%%% Every key is an environment key of the application polydist and a flag, `-polydist Key Term'; a flag wins, and of two the
+%%% later. The flags matter: remsh and release scripts start nodes that see no sys.config.
+%%%
+%%%   policy     [{Match, #{transports => [..]}}]                       see polydist_policy
+%%%   listen     #{tcp | tcp6 | tls => #{ip => any | Address, port => N, ports => {Low, High}},
+%%%                uds => #{dir => Path, mode => 8#600}}
+%%%   legacy     tcp | tls | tcp6: whose port is registered as the one that stock nodes dial
+%%%   tls        the terms of an -ssl_dist_optfile                      see polydist_tls_config
+%%%   log_level  error | warning | info | debug: of the native library
+%%%
+%%% The kernel's inet_dist_* parameters, dist_nodelay and net_setuptime keep their meaning; they are read when used, since
+%%% net_kernel:setopts/2 changes them.
+-module(polydist_config).
+
+%% Our own keys
+-export([read/0, parse/2, carriers/0]).
+
+%% The kernel's parameters
+-export([port_range/0, interface/0, socket_options/1, pick_socket_options/1, setup_time/0]).
+
+-export_type([config/0, place/0]).
+
+-type place() :: #{ip => any | inet:ip_address(), ports => {inet:port_number(), inet:port_number()}}.
+-type config() :: #{policy := polydist_policy:policy() | undefined,
+                    listen := #{tcp | tcp6 | tls => place(), uds => #{dir => string(), mode => non_neg_integer()}},
+                    legacy := tcp | tls | tcp6 | undefined,
+                    tls := term() | undefined,
+                    log_level := error | warning | info | debug}.
+
+-define(KEYS, [policy, listen, legacy, tls, log_level]).
+
+%% @doc The configuration of this node. Works as soon as the code server runs.
+-spec read() -> {ok, config()} | {error, Sentence :: binary()}.
+read() ->
+    %% sys.config's values are there only once the application is loaded; nobody does that before the distribution starts.
+    _ = application:load(polydist),
+    Flags = case init:get_argument(polydist) of
+                {ok, Words} -> Words;
+                error -> []
+            end,
+    parse(Flags, application:get_all_env(polydist)).
+
+%% @doc Pure: the words after each `-polydist', and the environment, to a configuration.
+-spec parse(Flags :: [[string()]], Environment :: [{atom(), term()}]) -> {ok, config()} | {error, Sentence :: binary()}.
+parse(Flags, Environment) ->
+    try
+        Given = maps:merge(maps:from_list(lists:keydelete(included_applications, 1, Environment)),
+                           maps:from_list([flag(Words) || Words <- Flags])),
+        {ok, maps:fold(fun(Key, Value, Config) -> Config#{Key := value(Key, Value)} end,
+                       #{policy => undefined, listen => #{}, legacy => undefined, tls => undefined, log_level => warning},
+                       Given)}
+    catch
+        throw:{invalid, Sentence} -> {error, Sentence}
+    end.
+
+flag([Key | Words]) ->
+    case [K || K <- ?KEYS, atom_to_list(K) =:= Key] of
+        [Known] -> {Known, term(Known, lists:join(" ", Words))};
+        [] -> unknown(Key)
+    end;
+flag([]) ->
+    invalid("the flag -polydist needs a key and a term: -polydist legacy tls", []).
+
+term(Key, Words) ->
+    Source = lists:flatten(Words),
+    case erl_scan:string(Source ++ " .") of
+        {ok, Tokens, _} ->
+            case erl_parse:parse_term(Tokens) of
+                {ok, Term} -> Term;
+                {error, {_, Module, Why}} -> not_a_term(Key, Source, Module:format_error(Why))
+            end;
+        {error, {_, Module, Why}, _} ->
+            not_a_term(Key, Source, Module:format_error(Why))
+    end.
+
+-spec not_a_term(atom(), string(), iodata()) -> no_return().
+not_a_term(Key, Source, Why) ->
+    invalid("-polydist ~0p ~ts is not an Erlang term (~ts); in a shell it wants quotes: -polydist ~0p 'Term'",
+            [Key, Source, Why, Key]).
+
+value(policy, Value) ->
+    case polydist_policy:compile(Value) of
+        {ok, Policy} -> Policy;
+        {error, Sentence} -> throw({invalid, Sentence})
+    end;
+value(listen, Value) when is_map(Value) -> maps:map(fun place/2, Value);
+value(listen, Value) -> invalid("listen is ~0p, but must be a map such as #{tcp => #{port => 9100}}", [Value]);
+value(legacy, Value) when Value =:= tcp; Value =:= tls; Value =:= tcp6 -> Value;
+value(legacy, Value) -> invalid("legacy is ~0p, but must be tcp, tls or tcp6: whose port stock nodes are told", [Value]);
+value(tls, Value) -> Value; % polydist_tls_config checks it: a mistake there stops TLS only
+value(log_level, Value) when Value =:= error; Value =:= warning; Value =:= info; Value =:= debug -> Value;
+value(log_level, Value) -> invalid("log_level is ~0p, but must be error, warning, info or debug", [Value]);
+value(Key, _) -> unknown(Key).
+
+place(uds, Options) when is_map(Options) -> maps:map(fun uds_option/2, Options);
+place(Transport, Options) when is_map(Options), Transport =:= tcp orelse Transport =:= tcp6 orelse Transport =:= tls ->
+    maps:fold(fun(Key, Value, Place) -> inet_option(Transport, Key, Value, Place) end, #{}, Options);
+place(Transport, Options) ->
+    invalid("listen has ~0p => ~0p, but must map tcp, tcp6, tls or uds to a map of options", [Transport, Options]).
+
+uds_option(dir, Dir) when is_binary(Dir), Dir =/= <<>> -> unicode:characters_to_list(Dir);
+uds_option(dir, [_ | _] = Dir) -> Dir;
+uds_option(mode, Mode) when is_integer(Mode), Mode >= 0, Mode =< 8#777 -> Mode;
+uds_option(Key, Value) ->
+    invalid("listen has uds => #{~0p => ~0p}, but uds knows dir => Path and mode => 8#600", [Key, Value]).
+
+inet_option(_, port, Port, Place) when is_integer(Port), Port >= 0, Port =< 65535 -> Place#{ports => {Port, Port}};
+inet_option(_, ports, {Low, High} = Ports, Place)
+  when is_integer(Low), is_integer(High), Low >= 0, Low =< High, High =< 65535 -> Place#{ports => Ports};
+inet_option(_, ip, any, Place) -> Place#{ip => any};
+inet_option(Transport, ip, Ip, Place) -> Place#{ip => ip(Transport, Ip)};
+inet_option(Transport, Key, Value, _) ->
+    invalid("listen has ~0p => #{~0p => ~0p}, but ~0p knows ip => any or an address, port => 0..65535, ports => {Low, High}",
+            [Transport, Key, Value, Transport]).
+
+ip(Transport, Text) when is_list(Text); is_binary(Text) ->
+    case inet:parse_strict_address(unicode:characters_to_list(Text)) of
+        {ok, Ip} -> ip(Transport, Ip);
+        {error, _} -> invalid("listen has ~0p => #{ip => ~0p}, which is not an IP address", [Transport, Text])
+    end;
+ip(Transport, Ip) ->
+    Fits = case Transport of
+               tcp -> inet:is_ipv4_address(Ip);
+               tcp6 -> inet:is_ipv6_address(Ip);
+               tls -> inet:is_ip_address(Ip)
+           end,
+    case Fits of
+        true -> Ip;
+        false -> invalid("listen has ~0p => #{ip => ~0p}, but ~0p listens on ~ts", [Transport, Ip, Transport, kind(Transport)])
+    end.
+
+kind(tcp) -> "an IPv4 address";
+kind(tcp6) -> "an IPv6 address";
+kind(tls) -> "an IPv4 or IPv6 address".
+
+-spec unknown(term()) -> no_return().
+unknown(Key) ->
+    invalid("~ts is not a key of polydist; the keys are ~ts",
+            [printable(Key), lists:join(", ", [atom_to_list(K) || K <- ?KEYS])]).
+
+printable(Key) when is_list(Key) -> Key;
+printable(Key) -> io_lib:format("~0p", [Key]).
+
+-spec invalid(string(), [term()]) -> no_return().
+invalid(Format, Args) ->
+    throw({invalid, polydist_log:text(Format, Args)}).
+
+%% @doc Our transports on this node's command line, in its order.
+-spec carriers() -> [polydist_native:transport()].
+carriers() ->
+    case init:get_argument(proto_dist) of
+        {ok, [Names | _]} -> [T || "polydist_" ++ Name <- Names, T <- polydist_carrier:transports(), atom_to_list(T) =:= Name];
+        error -> []
+    end.
+
+%% @doc The ports that inet_dist_listen_min and _max allow; `{0, 0}' is any.
+-spec port_range() -> {inet:port_number(), inet:port_number()}.
+port_range() ->
+    case {application:get_env(kernel, inet_dist_listen_min), application:get_env(kernel, inet_dist_listen_max)} of
+        {{ok, Min}, {ok, Max}} when is_integer(Min), is_integer(Max) -> {Min, Max};
+        {{ok, Min}, _} when is_integer(Min) -> {Min, Min};
+        _ -> {0, 0}
+    end.
+
+%% @doc inet_dist_use_interface.
+-spec interface() -> any | inet:ip_address() | {invalid, term()}.
+interface() ->
+    case application:get_env(kernel, inet_dist_use_interface) of
+        undefined -> any;
+        {ok, Ip} ->
+            case inet:is_ip_address(Ip) of
+                true -> Ip;
+                false -> {invalid, Ip}
+            end
+    end.
+
+%% @doc The socket options from inet_dist_listen_options or inet_dist_connect_options and dist_nodelay, and those we do not know.
+-spec socket_options(listen | connect) -> {Known :: map(), Ignored :: [term()]}.
+socket_options(Direction) ->
+    Parameter = case Direction of
+                    listen -> inet_dist_listen_options;
+                    connect -> inet_dist_connect_options
+                end,
+    {Known, Ignored} = pick_socket_options(application:get_env(kernel, Parameter, [])),
+    Nodelay = case application:get_env(kernel, dist_nodelay) of
+                  {ok, false} -> false;
+                  {ok, _} -> true;
+                  undefined -> maps:get(nodelay, Known, true)
+              end,
+    {Known#{nodelay => Nodelay}, Ignored}.
+
+%% @doc Sorts a list of socket options as inet takes them into those we can set and the others.
+-spec pick_socket_options(term()) -> {Known :: map(), Ignored :: [term()]}.
+pick_socket_options(Options) when is_list(Options) ->
+    lists:foldl(fun(Option, {Known, Ignored}) ->
+                        case socket_option(Option) of
+                            set -> {maps:put(element(1, Option), element(2, Option), Known), Ignored};
+                            implied -> {Known, Ignored};
+                            unknown -> {Known, Ignored ++ [Option]}
+                        end
+                end, {#{}, []}, Options);
+pick_socket_options(Other) ->
+    {#{}, [Other]}.
+
+socket_option({Name, Value}) when Name =:= nodelay; Name =:= keepalive -> known(is_boolean(Value));
+socket_option({Name, Value}) when Name =:= sndbuf; Name =:= recbuf; Name =:= backlog ->
+    known(is_integer(Value) andalso Value > 0);
+socket_option({Name, Value}) when Name =:= priority; Name =:= tos -> known(is_integer(Value) andalso Value >= 0);
+socket_option({reuseaddr, true}) -> implied; % always done
+socket_option(_) -> unknown.
+
+known(true) -> set;
+known(false) -> unknown.
+
+%% @doc net_setuptime in milliseconds, as net_kernel reads it.
+-spec setup_time() -> pos_integer().
+setup_time() ->
+    case application:get_env(kernel, net_setuptime) of
+        {ok, Time} when is_number(Time), Time >= 120 -> 120000;
+        {ok, Time} when is_number(Time), Time > 0 -> max(1, round(Time * 1000));
+        _ -> 7000
+    end.

@@ -1,0 +1,230 @@
+%%% The native library: NIF stubs, loading it, and waiting for its answers.
+%%%
+%%% A NIF parses, queues and returns; nothing here blocks. Calls that take a `Ref' (made by the caller) answer later with
+%%% exactly one message `{polydist, Ref, Answer}' to the calling process; await/2 receives it. Errors are always
+%%% `{error, {Kind, Sentence}}': match on the atom Kind, show the Sentence.
+%%%
+%%% The library is not loaded by `-on_load': in an embedded release of OTP 25 that runs only after the distribution has started.
+-module(polydist_native).
+
+%% Loading
+-export([load/0, load_driver/0, await/2]).
+
+%% Listening, dialling and the handshake's frames
+-export([abi/0, host_identity/0, tls_config/2, listen/3, accept/1, set_listener_options/2, listener_info/1,
+         close_listener/1, dial/4, controlling_process/2, send/2, recv/2, detach/2, close/1, stats/1, getstat/1]).
+
+%% EPMD, the registration record, logging
+-export([epmd_register/3, epmd_unregister/1, epmd_lookup/4, epmd_names/3, record_encode/1, record_decode/1, log_to/2]).
+
+-export_type([transport/0, address/0, listener/0, conn/0, tls_config/0, registration/0, error/0, info/0,
+              socket_options/0, endpoints_record/0, where/0, stats/0]).
+
+-nifs([abi/0, host_identity/0, tls_config/2, listen/3, accept/1, set_listener_options/2, listener_info/1,
+       close_listener/1, dial/4, controlling_process/2, send/2, recv/2, detach/2, close/1, stats/1, getstat/1,
+       epmd_register/3, epmd_unregister/1, epmd_lookup/4, epmd_names/3, record_encode/1, record_decode/1, log_to/2]).
+
+-define(ABI, 1).
+-define(DRIVER, "polydist").
+-define(stub, erlang:nif_error(not_loaded)).
+
+-type transport() :: tcp | tcp6 | tls | uds.
+-type address() :: {inet:ip_address(), inet:port_number()} | {local, Path :: binary()}.
+-type listener() :: reference().
+-type conn() :: reference().
+-type tls_config() :: reference().
+-type registration() :: reference().
+-type error() :: {error, {Kind :: atom(), Sentence :: binary()}}.
+-type info() :: #{transport := transport(), peer := address(), local := address(),
+                  tls := #{version := atom(), cipher := binary()} | undefined,
+                  credentials := #{uid := integer(), gid := integer(), pid := integer()} | undefined}.
+-type socket_options() :: #{nodelay => boolean(), keepalive => boolean(), sndbuf => pos_integer(),
+                            recbuf => pos_integer(), priority => non_neg_integer(), tos => non_neg_integer()}.
+-type where() :: {any4 | any6, inet:port_number()} | {inet:ip_address(), inet:port_number()}
+               | {local, binary()} | {opaque, binary()}.
+-type endpoints_record() :: #{host => <<_:128>>,
+                    endpoints => [#{transport := binary(), flags := 0..255, address := where()}]}.
+-type stats() :: #{bytes_in | bytes_out | frames_in | frames_out | queued | writes | reads := non_neg_integer()}.
+
+%% @doc Loads the NIF. Idempotent; may be called at any time from any process, also before the file server runs.
+-spec load() -> ok | {error, Sentence :: binary()}.
+load() ->
+    try abi() of
+        ?ABI -> ok;
+        Abi -> {error, wrong_abi(Abi)}
+    catch
+        error:not_loaded -> load(library())
+    end.
+
+load({error, _} = Error) ->
+    Error;
+load({ok, Library}) ->
+    case erlang:load_nif(Library, ?ABI) of
+        ok -> check_abi();
+        {error, {reload, _}} -> check_abi();
+        {error, {_, Text}} ->
+            {error, polydist_log:text("~ts.so cannot be loaded (~ts); it was probably built for another machine or another "
+                                      "version: run rebar3 compile again (~ts)", [Library, Text, needs()])}
+    end.
+
+check_abi() ->
+    case abi() of
+        ?ABI -> ok;
+        Abi -> {error, wrong_abi(Abi)}
+    end.
+
+wrong_abi(Abi) ->
+    polydist_log:text("the native library of polydist has interface ~0p, these modules want ~0p: run rebar3 compile "
+                      "again and restart the node", [Abi, ?ABI]).
+
+%% @doc Loads the driver that carries established connections; it lives in the same library. To be called by a
+%% process that outlives them, since the VM unloads what a dead process loaded.
+-spec load_driver() -> ok | {error, Sentence :: binary()}.
+load_driver() ->
+    load_driver(library()).
+
+load_driver({error, _} = Error) ->
+    Error;
+load_driver({ok, Library}) ->
+    case erl_ddll:load(filename:dirname(Library), ?DRIVER) of
+        ok -> ok;
+        {error, permanent} -> ok; % locked in memory by an earlier start of the distribution
+        {error, Reason} ->
+            {error, polydist_log:text("the driver in ~ts.so cannot be loaded (~ts): run rebar3 compile again (~ts)",
+                                      [Library, erl_ddll:format_error(Reason), needs()])}
+    end.
+
+%% The library's path without `.so': in our priv directory, also when the application's folder has another name.
+library() ->
+    Candidates = [filename:join(Dir, ?DRIVER) || Dir <- priv_dirs()],
+    case [Path || Path <- Candidates, is_file(Path ++ ".so")] of
+        [Path | _] -> {ok, Path};
+        [] -> {error, polydist_log:text("~ts.so is missing: run rebar3 compile (~ts)",
+                                        [hd(Candidates ++ ["priv/" ?DRIVER]), needs()])}
+    end.
+
+priv_dirs() ->
+    Named = case code:priv_dir(polydist) of
+                {error, bad_name} -> [];
+                Dir -> [Dir]
+            end,
+    case code:which(?MODULE) of
+        Beam when is_list(Beam) -> Named ++ [filename:join(filename:dirname(filename:dirname(Beam)), "priv")];
+        _ -> Named
+    end.
+
+is_file(Path) ->
+    %% Raw: at boot on OTP 25 there is no file server yet.
+    case file:read_file_info(Path, [raw]) of
+        {ok, _} -> true;
+        {error, _} -> false
+    end.
+
+needs() ->
+    "building it needs Rust 1.91 or newer: https://rustup.rs".
+
+%% @doc Waits for the answer to an asynchronous call. The library bounds every wait itself; the time given here is a second line.
+-spec await(Ref :: reference(), timeout()) -> term() | error().
+await(Ref, Timeout) ->
+    receive
+        {polydist, Ref, Answer} -> Answer
+    after Timeout ->
+        {error, {timeout, <<"no answer in time">>}}
+    end.
+
+%% @doc The version of this interface that the library implements.
+-spec abi() -> pos_integer().
+abi() -> ?stub.
+
+%% @doc Identifies this machine and network namespace, until it reboots.
+-spec host_identity() -> <<_:128>>.
+host_identity() -> ?stub.
+
+%% @doc Makes a TLS configuration from the contents of PEM files.
+-spec tls_config(Role :: server | client, polydist_tls_config:native()) -> {ok, tls_config()} | error().
+tls_config(_Role, _Options) -> ?stub.
+
+%% @doc Opens a listening socket. Options: `ports => {Low, High}', `mode', `backlog', `socket', `tls', `setup_time',
+%% `max_pending'.
+-spec listen(transport(), address(), map()) -> {ok, listener(), Bound :: address()} | error().
+listen(_Transport, _Address, _Options) -> ?stub.
+
+%% @doc Makes the caller the acceptor: it gets `{polydist, Listener, {accepted, Conn, Info}}' for each connection, also for
+%% those that waited.
+-spec accept(listener()) -> ok.
+accept(_Listener) -> ?stub.
+
+%% @doc Sets the socket options of connections accepted from now on.
+-spec set_listener_options(listener(), socket_options()) -> ok | error().
+set_listener_options(_Listener, _Options) -> ?stub.
+
+%% @doc What a listener has seen so far.
+-spec listener_info(listener()) -> #{address := address(), accepted | failed | pending := non_neg_integer(),
+                                     last_error := binary() | undefined}.
+listener_info(_Listener) -> ?stub.
+
+%% @doc Closes a listening socket; it is closed, and a socket file gone, when this returns.
+-spec close_listener(listener()) -> ok.
+close_listener(_Listener) -> ?stub.
+
+%% @doc Connects. Answers `{connected, info()}' or an error. Options: `timeout', `socket', `tls', `server_name'.
+-spec dial(transport(), address(), map(), Ref :: reference()) -> {ok, conn()} | error().
+dial(_Transport, _Address, _Options, _Ref) -> ?stub.
+
+%% @doc Gives a connection to another process. A connection closes when its owner dies.
+-spec controlling_process(conn(), pid()) -> ok | {error, closed}.
+controlling_process(_Conn, _Pid) -> ?stub.
+
+%% @doc Queues one frame of the handshake.
+-spec send(conn(), iodata()) -> ok | {error, closed}.
+send(_Conn, _Frame) -> ?stub.
+
+%% @doc Asks for the next frame of the handshake. Answers `{ok, Frame}' or an error.
+-spec recv(conn(), Ref :: reference()) -> ok.
+recv(_Conn, _Ref) -> ?stub.
+
+%% @doc Lets the driver take over. Answers `{ok, Token}' once all queued frames are written, or an error.
+-spec detach(conn(), Ref :: reference()) -> ok.
+detach(_Conn, _Ref) -> ?stub.
+
+%% @doc Closes a connection that has not been detached.
+-spec close(conn()) -> ok.
+close(_Conn) -> ?stub.
+
+%% @doc The counters of a connection, before and after it was detached.
+-spec stats(conn()) -> stats().
+stats(_Conn) -> ?stub.
+
+%% @doc What dist_util's tick asks for.
+-spec getstat(conn()) -> {ok, FramesIn :: non_neg_integer(), FramesOut :: non_neg_integer(), Queued :: non_neg_integer()}.
+getstat(_Conn) -> ?stub.
+
+%% @doc Registers in an EPMD. Answers `{registered, Creation}' or an error; later, once, `closed'. Unregisters when the
+%% caller dies.
+-spec epmd_register(address(), #{name := binary(), port := inet:port_number(), hidden := boolean(), extra := binary()},
+                    Ref :: reference()) -> {ok, registration()} | error().
+epmd_register(_Epmd, _Node, _Ref) -> ?stub.
+
+%% @doc Ends a registration.
+-spec epmd_unregister(registration()) -> ok.
+epmd_unregister(_Registration) -> ?stub.
+
+%% @doc Asks each EPMD in turn for a name. Answers `{ok, #{port, extra, ...}}' or an error.
+-spec epmd_lookup([address()], Name :: binary(), timeout(), Ref :: reference()) -> ok.
+epmd_lookup(_Epmds, _Name, _Timeout, _Ref) -> ?stub.
+
+%% @doc Asks for all names. Answers `{ok, [{Name, Port}]}' or an error.
+-spec epmd_names([address()], timeout(), Ref :: reference()) -> ok.
+epmd_names(_Epmds, _Timeout, _Ref) -> ?stub.
+
+%% @doc Encodes what a node registers in EPMD's Extra field.
+-spec record_encode(endpoints_record()) -> {ok, binary()} | error().
+record_encode(_Record) -> ?stub.
+
+%% @doc Decodes what a node registered.
+-spec record_decode(binary()) -> {ok, endpoints_record()} | error().
+record_decode(_Bytes) -> ?stub.
+
+%% @doc Sends the library's events at Level or above as `{polydist_log, Level, Message, Fields}'.
+-spec log_to(pid(), Level :: atom()) -> ok.
+log_to(_Pid, _Level) -> ?stub.
