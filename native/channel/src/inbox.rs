@@ -4,9 +4,11 @@ use crate::{Buffer, Closed, MAX_FRAME, Sink, Stats};
 
 /// The first buffer of a connection that has been quiet, and the least that is read at once.
 const MIN_READ: usize = 4 * 1024;
-/// The most that is read at once. A message body keeps the whole buffer it came in until it is decoded.
+/// The most that is read at once. A message body keeps the whole buffer it came in until it is
+/// decoded.
 const MAX_READ: usize = 256 * 1024;
-/// A frame is given memory as it arrives, doubling, from this size on: an announced length alone costs nothing.
+/// A frame is given memory as it arrives, doubling, from this size on: an announced length alone
+/// costs nothing.
 const MAX_AHEAD: usize = 1024 * 1024;
 
 /// A frame of this size or more is read by itself if it does not come at once.
@@ -79,7 +81,8 @@ impl<B: Buffer> Inbox<B> {
         self.buffer.take_if(|buffer| buffer.as_slice().is_empty());
     }
 
-    /// Delivers every complete frame. What follows the last moves to a buffer of its own, with room for its rest.
+    /// Delivers every complete frame. What follows the last moves to a buffer of its own, with room
+    /// for its rest.
     pub(crate) fn deliver(&mut self, sink: &mut impl Sink<B>, stats: &Stats) -> Result<(), Closed> {
         let Some(mut buffer) = self.buffer.take() else {
             return Ok(());
@@ -112,7 +115,8 @@ impl<B: Buffer> Inbox<B> {
             needed = frame_size(rest)?;
         }
         if !rest.is_empty() {
-            // The rest of a large frame is read to its end and no further, so that nothing after it has to move again.
+            // The rest of a large frame is read to its end and no further, so that nothing after it
+            // has to move again.
             let room = if needed >= LARGE {
                 needed
             } else {
@@ -137,7 +141,8 @@ fn frame_size(bytes: &[u8]) -> Result<usize, Closed> {
     }
 }
 
-/// The memory for a frame of `needed` bytes when there is now `capacity`: all of it, or a step towards a very long one.
+/// The memory for a frame of `needed` bytes when there is now `capacity`: all of it, or a step
+/// towards a very long one.
 fn ahead(needed: usize, capacity: usize) -> usize {
     needed.min((2 * capacity).max(MAX_AHEAD)).max(capacity)
 }

@@ -1,11 +1,13 @@
-//! An established distribution connection: frames in, frames out, over one non-blocking stream descriptor.
+//! An established distribution connection: frames in, frames out, over one non-blocking stream
+//! descriptor.
 //!
-//! This is the data plane after the handshake. It knows framing, batching and TLS records; it knows no VM and no event
-//! loop. Whoever drives it (a linked-in driver, a test) calls
+//! This is the data plane after the handshake. It knows framing, batching and TLS records; it knows
+//! no VM and no event loop. Whoever drives it (a linked-in driver, a test) calls
 //!
 //! * [`Channel::send`] with each outgoing message,
 //! * [`Channel::receive`] when the descriptor is readable,
-//! * [`Channel::flush`] when it is writable, which is of interest while [`Channel::pending`] is not zero,
+//! * [`Channel::flush`] when it is writable, which is of interest while [`Channel::pending`] is not
+//!   zero,
 //! * [`Channel::tick`] to keep an idle connection alive,
 //!
 //! and gives it memory through [`Buffer`] and takes frames through [`Sink`], so that bytes are read
@@ -22,8 +24,9 @@
 //!     writev, or records by rustls                  Sink::deliver(buffer, range)
 //! ```
 //!
-//! Frames are `length:32 payload`, a tick is an empty frame (`erl_dist_protocol`, "Protocol between Connected Nodes").
-//! Every call is bounded: [`WORK`] bytes, then it returns and the caller's event loop calls again.
+//! Frames are `length:32 payload`, a tick is an empty frame (`erl_dist_protocol`, "Protocol between
+//! Connected Nodes"). Every call is bounded: [`WORK`] bytes, then it returns and the caller's event
+//! loop calls again.
 #![forbid(unsafe_code)]
 
 mod inbox;
@@ -48,20 +51,22 @@ pub use stats::Stats;
 /// How many bytes one call reads or writes before it lets others have their turn.
 pub const WORK: usize = 256 * 1024;
 
-/// A frame longer than this ends the connection: the VM cannot take it (`INT_MAX` in erts's `dist.c`).
+/// A frame longer than this ends the connection: the VM cannot take it (`INT_MAX` in erts's
+/// `dist.c`).
 pub const MAX_FRAME: usize = 0x7fff_ffff;
 
 /// A message this soon after the last write is the next of a burst: it waits for those that follow.
 const BURST: Duration = Duration::from_micros(20);
 
-/// So many messages after a quiet time are written at once all the same: a call is often two (monitor, then request;
-/// reply, then exit), and the second must not wait for the event loop.
+/// So many messages after a quiet time are written at once all the same: a call is often two
+/// (monitor, then request; reply, then exit), and the second must not wait for the event loop.
 const PROMPT: u8 = 3;
 
 /// A message of this size or more gains nothing from waiting for others.
 const LARGE: usize = 4 * 1024;
 
-/// The most buffers one vectored write takes. Linux allows 1024 (`UIO_MAXIOV`); longer ones gain nothing.
+/// The most buffers one vectored write takes. Linux allows 1024 (`UIO_MAXIOV`); longer ones gain
+/// nothing.
 const MAX_SLICES: usize = 64;
 
 /// Memory that input is read into, made by the VM so that frames can be given to it in place.
@@ -140,7 +145,8 @@ impl std::error::Error for Closed {}
 impl From<io::Error> for Closed {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            // As inet_drv without show_econnreset: to a distribution these are all the peer going away.
+            // As inet_drv without show_econnreset: to a distribution these are all the peer going
+            // away.
             io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Self::ByPeer,
             _ => Self::Io(error),
         }
@@ -153,7 +159,8 @@ impl From<rustls::Error> for Closed {
     }
 }
 
-/// An established connection. `B` is the memory input is read into, `P` what keeps queued output alive.
+/// An established connection. `B` is the memory input is read into, `P` what keeps queued output
+/// alive.
 pub struct Channel<B, P> {
     fd: OwnedFd,
     tls: Option<Box<rustls::Connection>>,
@@ -166,8 +173,8 @@ pub struct Channel<B, P> {
 }
 
 impl<B: Buffer, P: AsRef<[u8]>> Channel<B, P> {
-    /// Takes over a connection after its handshake: a non-blocking descriptor, its TLS state, and `surplus`, the
-    /// plain bytes that were read past the last handshake frame.
+    /// Takes over a connection after its handshake: a non-blocking descriptor, its TLS state, and
+    /// `surplus`, the plain bytes that were read past the last handshake frame.
     pub fn new(
         fd: OwnedFd,
         tls: Option<rustls::Connection>,
@@ -202,13 +209,15 @@ impl<B: Buffer, P: AsRef<[u8]>> Channel<B, P> {
         &self.stats
     }
 
-    /// Bytes of output that the kernel has not taken yet. While not zero, call [`Channel::flush`] on writable.
+    /// Bytes of output that the kernel has not taken yet. While not zero, call [`Channel::flush`]
+    /// on writable.
     pub fn pending(&self) -> usize {
         // Records that rustls holds are counted as one byte: their plaintext has left the outbox.
         self.outbox.len() + usize::from(self.tls.as_ref().is_some_and(|tls| tls.wants_write()))
     }
 
-    /// Sends one message as a frame: at once when the connection has been quiet, else with those that follow it.
+    /// Sends one message as a frame: at once when the connection has been quiet, else with those
+    /// that follow it.
     pub fn send<S>(
         &mut self,
         segments: impl Iterator<Item = S> + Clone,
@@ -286,8 +295,8 @@ impl<B: Buffer, P: AsRef<[u8]>> Channel<B, P> {
         Ok(())
     }
 
-    /// Reads what there is, at most about [`WORK`] bytes, and delivers the complete frames, in order. Says how many bytes
-    /// were read: 0 when there was nothing.
+    /// Reads what there is, at most about [`WORK`] bytes, and delivers the complete frames, in
+    /// order. Says how many bytes were read: 0 when there was nothing.
     ///
     /// Frames read before an error are delivered first.
     pub fn receive(&mut self, sink: &mut impl Sink<B>) -> Result<usize, Closed> {
@@ -299,15 +308,15 @@ impl<B: Buffer, P: AsRef<[u8]>> Channel<B, P> {
         result
     }
 
-    /// Queues the handshake's last frame, its prefix included, before anything else; it goes with the first [`Channel::flush`],
-    /// and until then so does every message.
+    /// Queues the handshake's last frame, its prefix included, before anything else; it goes with
+    /// the first [`Channel::flush`], and until then so does every message.
     pub fn queue_handshake(&mut self, frame: &[u8]) {
         self.outbox.push_bytes(frame);
         self.note_pending();
     }
 
-    /// Delivers what came with the handshake: the surplus, and what rustls had opened already. Call it once, before
-    /// the first [`Channel::receive`]: no readiness event announces these bytes.
+    /// Delivers what came with the handshake: the surplus, and what rustls had opened already. Call
+    /// it once, before the first [`Channel::receive`]: no readiness event announces these bytes.
     pub fn deliver_surplus(&mut self, sink: &mut impl Sink<B>) -> Result<(), Closed> {
         self.inbox.deliver(sink, &self.stats)?;
         match &mut self.tls {
@@ -316,8 +325,8 @@ impl<B: Buffer, P: AsRef<[u8]>> Channel<B, P> {
         }
     }
 
-    /// Ends the channel in good order: what is queued is written as far as it goes without waiting, TLS says goodbye. Gives
-    /// the descriptor back, to be closed when nothing polls it any more.
+    /// Ends the channel in good order: what is queued is written as far as it goes without waiting,
+    /// TLS says goodbye. Gives the descriptor back, to be closed when nothing polls it any more.
     pub fn close(mut self) -> OwnedFd {
         // The peer may be gone, or not reading; either way there is nobody left to tell.
         let flushed = self.flush().is_ok();

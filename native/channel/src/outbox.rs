@@ -7,7 +7,8 @@ use smallvec::{Array, SmallVec};
 
 use crate::Segment;
 
-/// A segment smaller than this is copied: that costs less than a reference, an entry here and one in the write.
+/// A segment smaller than this is copied: that costs less than a reference, an entry here and one
+/// in the write.
 const COPY_BELOW: usize = 1024;
 /// Small messages are gathered in runs of up to this size.
 const RUN: usize = 64 * 1024;
@@ -51,7 +52,8 @@ impl<P: AsRef<[u8]>> Outbox<P> {
         self.len
     }
 
-    /// Queues a message, header first, less the first `skip` bytes of both, which have been written already.
+    /// Queues a message, header first, less the first `skip` bytes of both, which have been written
+    /// already.
     pub(crate) fn push<S>(
         &mut self,
         header: &[u8],
@@ -96,7 +98,8 @@ impl<P: AsRef<[u8]>> Outbox<P> {
         }
     }
 
-    /// The first bytes that wait: at most `count` slices and, but for the first slice, `limit` bytes.
+    /// The first bytes that wait: at most `count` slices and, but for the first slice, `limit`
+    /// bytes.
     pub(crate) fn slices<'a, A: Array<Item = IoSlice<'a>>>(
         &'a self,
         count: usize,

@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// What has passed over one connection since it was made.
 ///
-/// Written by one thread at a time (the handshake's, then the channel's), which is why adding is a load and a
-/// store, and read at any time by others; each counter is exact, a set of them is not a snapshot.
+/// Written by one thread at a time (the handshake's, then the channel's), which is why adding is a
+/// load and a store, and read at any time by others; each counter is exact, a set of them is not a
+/// snapshot.
 #[derive(Debug, Default)]
 pub struct Stats {
     /// Payload bytes received, without length prefixes.

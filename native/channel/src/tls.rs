@@ -14,8 +14,9 @@ use crate::{Buffer, Closed, MAX_SLICES, Sink, Stats, WORK};
 /// The plaintext given to rustls at once: four full records.
 const BATCH: usize = 64 * 1024;
 
-/// Records as they come from a descriptor, before rustls takes them. One per thread, not per connection: between calls
-/// a connection holds no more than the part of a record that rustls itself keeps.
+/// Records as they come from a descriptor, before rustls takes them. One per thread, not per
+/// connection: between calls a connection holds no more than the part of a record that rustls
+/// itself keeps.
 const SCRATCH: usize = 128 * 1024;
 
 thread_local! {

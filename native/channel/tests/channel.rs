@@ -1,4 +1,5 @@
-//! What a channel promises, over real sockets: every frame arrives, once, whole and in order, plain and by TLS.
+//! What a channel promises, over real sockets: every frame arrives, once, whole and in order, plain
+//! and by TLS.
 
 use std::io::{self, Read, Write};
 use std::ops::Range;
@@ -376,8 +377,8 @@ fn a_long_frame_gets_memory_as_it_arrives() {
     let mut to = channel(ours, None, &[]);
     peer.write_all(&u32::try_from(MAX_FRAME).unwrap().to_be_bytes())
         .unwrap();
-    // Were all of it taken at once, this would be 2 GiB of reserved memory; the buffer is made by its own `Memory`, so
-    // look at the process instead.
+    // Were all of it taken at once, this would be 2 GiB of reserved memory; the buffer is made by
+    // its own `Memory`, so look at the process instead.
     let before = reserved();
     to.receive(&mut Frames::default()).unwrap();
     assert!(reserved() - before < 64 * 1024 * 1024);

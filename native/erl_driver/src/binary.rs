@@ -48,7 +48,8 @@ fn out_of_memory(size: usize) -> ! {
 
 /// Bytes being gathered for the VM, owned by the driver alone until [`BinaryBuf::freeze`].
 ///
-/// Invariant: `len <= capacity`, the first `len` bytes are initialised, and nobody else refers to the binary.
+/// Invariant: `len <= capacity`, the first `len` bytes are initialised, and nobody else refers to
+/// the binary.
 pub struct BinaryBuf {
     binary: Reference,
     len: usize,
@@ -135,7 +136,8 @@ impl fmt::Debug for BinaryBuf {
 
 /// Immutable bytes inside a binary that others may refer to as well.
 ///
-/// Invariant: `offset..offset + len` lies inside the binary and is initialised, and nobody writes there.
+/// Invariant: `offset..offset + len` lies inside the binary and is initialised, and nobody writes
+/// there.
 pub struct Binary {
     binary: Reference,
     offset: usize,
@@ -170,14 +172,16 @@ impl Binary {
         buffer.freeze()
     }
 
-    /// Gives this reference up to the VM. The value must be a whole binary, as [`Binary::copy`] makes.
+    /// Gives this reference up to the VM. The value must be a whole binary, as [`Binary::copy`]
+    /// makes.
     pub(crate) fn into_raw(self) -> *mut ErlDrvBinary {
         let raw = self.binary.0.as_ptr();
         std::mem::forget(self.binary);
         raw
     }
 
-    /// The VM's pointer and the place of the `len` bytes at `start`, counted from this value's first byte.
+    /// The VM's pointer and the place of the `len` bytes at `start`, counted from this value's
+    /// first byte.
     pub(crate) fn place(&self, start: usize, len: usize) -> (*mut ErlDrvBinary, usize) {
         assert!(
             start <= self.len && len <= self.len - start,

@@ -1,20 +1,24 @@
 //! Linked-in drivers in safe Rust: a thin layer over `erl_driver.h` for OTP 25 and later.
 //!
 //! A driver is a type that implements [`Driver`]; [`entry`] makes the table that the library's
-//! `driver_init` returns. One value of the type exists for each open port, between the VM's calls of `start`
-//! and `stop`. What this crate guarantees, so that the trait can be safe:
+//! `driver_init` returns. One value of the type exists for each open port, between the VM's calls
+//! of `start` and `stop`. What this crate guarantees, so that the trait can be safe:
 //!
-//! * **One callback at a time.** The port lock (`ERL_DRV_FLAG_USE_PORT_LOCKING`, always set) serialises the
-//!   callbacks of one port, so each has `&mut self`. They may come from any scheduler thread: `Driver: Send`.
-//! * **No callback inside a callback.** The only VM function that can call `stop` before it returns is
-//!   `driver_failure_atom`; a callback asks for that by *returning* [`Failure`], and it is called when
-//!   the borrow of the driver has ended.
-//! * **No panic crosses into the VM.** Each callback is caught; a driver that panicked is not entered again and its
-//!   port fails with reason `panic`.
-//! * **A file descriptor outlives its polling.** [`Port::release`] hands it to the VM, whose `stop_select` callback closes it.
-//! * **Shared bytes are immutable.** [`BinaryBuf`] has one owner; [`Binary`] has many and cannot be written to.
+//! * **One callback at a time.** The port lock (`ERL_DRV_FLAG_USE_PORT_LOCKING`, always set)
+//!   serialises the callbacks of one port, so each has `&mut self`. They may come from any
+//!   scheduler thread: `Driver: Send`.
+//! * **No callback inside a callback.** The only VM function that can call `stop` before it returns
+//!   is `driver_failure_atom`; a callback asks for that by *returning* [`Failure`], and it is
+//!   called when the borrow of the driver has ended.
+//! * **No panic crosses into the VM.** Each callback is caught; a driver that panicked is not
+//!   entered again and its port fails with reason `panic`.
+//! * **A file descriptor outlives its polling.** [`Port::release`] hands it to the VM, whose
+//!   `stop_select` callback closes it.
+//! * **Shared bytes are immutable.** [`BinaryBuf`] has one owner; [`Binary`] has many and cannot be
+//!   written to.
 //!
-//! Facts about the VM are from erts's `erl_driver` and `driver_entry` reference pages and `erts/emulator/beam/io.c`.
+//! Facts about the VM are from erts's `erl_driver` and `driver_entry` reference pages and
+//! `erts/emulator/beam/io.c`.
 
 mod binary;
 mod sys;
@@ -28,7 +32,8 @@ use std::{fmt, slice};
 pub use binary::{Binary, BinaryBuf};
 pub use sys::ErlDrvEntry;
 
-/// A port's end: the reason its owner and links see. The queue is emptied first, so nothing holds the port up.
+/// A port's end: the reason its owner and links see. The queue is emptied first, so nothing holds
+/// the port up.
 #[derive(Debug)]
 pub struct Failure {
     reason: CString,
@@ -49,14 +54,15 @@ pub type Flow = Result<(), Failure>;
 
 /// A driver's behaviour; one value for each open port. All callbacks run under the port's lock.
 pub trait Driver: Send + Sized + 'static {
-    /// The name in `open_port({spawn_driver, Name}, _)`, which is also the library's name for `erl_ddll`.
+    /// The name in `open_port({spawn_driver, Name}, _)`, which is also the library's name for
+    /// `erl_ddll`.
     const NAME: &'static CStr;
 
     /// A port was opened.
     fn start(port: Port) -> Self;
 
-    /// The VM sends a message: `erlang:port_command/2`, or a frame of the distribution when the port is
-    /// a distribution controller.
+    /// The VM sends a message: `erlang:port_command/2`, or a frame of the distribution when the
+    /// port is a distribution controller.
     fn output(&mut self, message: Message<'_>) -> Flow;
 
     /// The descriptor given to [`Port::poll_read`] has something to read.
@@ -104,9 +110,11 @@ impl Port {
 
     /// Ends all polling of `fd` and closes it when no scheduler refers to it any more.
     pub fn release(&self, fd: OwnedFd) {
-        // ERL_DRV_USE with on = 0 calls stop_select now or later, whether or not it was ever polled.
+        // ERL_DRV_USE with on = 0 calls stop_select now or later, whether or not it was ever
+        // polled.
         let raw = fd.into_raw_fd();
-        // SAFETY: self is a live port; the VM takes raw over and gives it to stop_select, which closes it.
+        // SAFETY: self is a live port; the VM takes raw over and gives it to stop_select, which
+        // closes it.
         let result = unsafe { (sys::vm().driver_select)(self.0, event(raw), sys::ERL_DRV_USE, 0) };
         if result < 0 {
             // SAFETY: the VM refused the descriptor, so it is still ours alone.
@@ -120,8 +128,8 @@ impl Port {
         unsafe { (sys::vm().driver_select)(self.0, event(fd), mode, on.into()) };
     }
 
-    /// Gives the VM `len` bytes of `binary` as input: a message to the port's owner, or, when the port
-    /// is a distribution controller, a frame of the distribution. The bytes are not copied.
+    /// Gives the VM `len` bytes of `binary` as input: a message to the port's owner, or, when the
+    /// port is a distribution controller, a frame of the distribution. The bytes are not copied.
     pub fn input(&self, binary: &Binary, start: usize, len: usize) {
         let (binary, offset) = binary.place(start, len);
         // SAFETY: the range lies inside the binary (place), which the VM counts a reference to. The
@@ -131,14 +139,16 @@ impl Port {
         };
     }
 
-    /// Marks the port busy: the VM holds back further messages, and in the end suspends their senders.
+    /// Marks the port busy: the VM holds back further messages, and in the end suspends their
+    /// senders.
     pub fn set_busy(&self, busy: bool) {
         // SAFETY: self is a live port.
         unsafe { (sys::vm().set_busy_port)(self.0, busy.into()) }
     }
 
-    /// Tells the VM that the driver has, or has no longer, output that closing the port must wait for. It learns it
-    /// from the port's own queue being empty or not, so that queue holds one byte that stands for the rest.
+    /// Tells the VM that the driver has, or has no longer, output that closing the port must wait
+    /// for. It learns it from the port's own queue being empty or not, so that queue holds one byte
+    /// that stands for the rest.
     pub fn hold(&self, held: bool) {
         let vm = sys::vm();
         // SAFETY: self is a live port; the byte is copied into the queue.
@@ -171,7 +181,8 @@ impl Port {
 
     fn fail(&self, failure: &Failure) {
         self.hold(false);
-        // SAFETY: self is a live port; the VM copies the name. May call `stop`: no borrow of the driver exists here.
+        // SAFETY: self is a live port; the VM copies the name. May call `stop`: no borrow of the
+        // driver exists here.
         unsafe {
             (sys::vm().driver_failure_atom)(self.0, failure.reason.as_ptr().cast_mut());
         }
@@ -200,12 +211,13 @@ impl<'a> Message<'a> {
         self.0.size == 0
     }
 
-    /// The buffers in order. The first element of the VM's vector is left free for the driver and has no bytes.
+    /// The buffers in order. The first element of the VM's vector is left free for the driver and
+    /// has no bytes.
     pub fn segments(self) -> impl Iterator<Item = Segment<'a>> + Clone {
         let count = usize::try_from(self.0.vsize).unwrap_or(0);
         (0..count).filter_map(move |index| {
-            // SAFETY: the VM's vectors have vsize elements, valid and unchanged during the callback,
-            // that is, for 'a. An empty element may have a null base.
+            // SAFETY: the VM's vectors have vsize elements, valid and unchanged during the
+            // callback, that is, for 'a. An empty element may have a null base.
             unsafe {
                 let iov = &*self.0.iov.add(index);
                 let bytes = match iov.iov_len {
@@ -241,18 +253,21 @@ impl<'a> Segment<'a> {
         self.bytes
     }
 
-    /// The bytes after the first `skip`, to keep beyond the callback: a reference where a binary owns them, else a copy.
+    /// The bytes after the first `skip`, to keep beyond the callback: a reference where a binary
+    /// owns them, else a copy.
     pub fn share(&self, skip: usize) -> Binary {
         let rest = &self.bytes[skip..];
         match self.binary {
-            // SAFETY: the VM gave this binary as the owner of these bytes and holds it during the callback.
+            // SAFETY: the VM gave this binary as the owner of these bytes and holds it during the
+            // callback.
             Some(binary) => unsafe { Binary::share(binary, rest.as_ptr(), rest.len()) },
             None => Binary::copy(rest),
         }
     }
 }
 
-/// Makes the table that `driver_init` returns to the VM, or NULL where there is no VM. It lives for ever.
+/// Makes the table that `driver_init` returns to the VM, or NULL where there is no VM. It lives for
+/// ever.
 pub fn entry<D: Driver>() -> *const ErlDrvEntry {
     if !sys::found() {
         return std::ptr::null();
@@ -277,7 +292,8 @@ pub fn entry<D: Driver>() -> *const ErlDrvEntry {
         extended_marker: sys::ERL_DRV_EXTENDED_MARKER,
         major_version: sys::ERL_DRV_EXTENDED_MAJOR_VERSION,
         minor_version: sys::ERL_DRV_EXTENDED_MINOR_VERSION,
-        // Soft busy: without it the VM refuses the port as a distribution controller (setnode/3, badarg).
+        // Soft busy: without it the VM refuses the port as a distribution controller (setnode/3,
+        // badarg).
         driver_flags: sys::ERL_DRV_FLAG_USE_PORT_LOCKING | sys::ERL_DRV_FLAG_SOFT_BUSY,
         handle2: std::ptr::null_mut(),
         process_exit: None,
@@ -295,7 +311,8 @@ struct Instance<D> {
 /// Runs one callback: `call` on the driver, and then, the borrow ended, the failure it asked for.
 ///
 /// # Safety
-/// `data` is what `start` returned for a port that `stop` has not been called for, and the port's lock is held.
+/// `data` is what `start` returned for a port that `stop` has not been called for, and the port's
+/// lock is held.
 unsafe fn enter<D: Driver>(data: sys::ErlDrvData, call: impl FnOnce(&mut D) -> Flow) {
     let (port, flow) = {
         // SAFETY: data points to a live Instance<D>; the port's lock makes this the only reference.
@@ -382,8 +399,8 @@ unsafe extern "C" fn control<D: Driver>(
             driver.control(operation, request, &mut answer)
         })
     };
-    // With PORT_CONTROL_FLAG_BINARY the answer is a driver binary, whose reference passes to the VM.
-    // NULL stands for an empty one.
+    // With PORT_CONTROL_FLAG_BINARY the answer is a driver binary, whose reference passes to the
+    // VM. NULL stands for an empty one.
     let binary = match answer.is_empty() {
         true => std::ptr::null_mut(),
         false => Binary::copy(&answer).into_raw(),

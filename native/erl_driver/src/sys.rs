@@ -1,8 +1,9 @@
-//! The part of `erl_driver.h` that this crate uses, word for word, and where its functions are found.
+//! The part of `erl_driver.h` that this crate uses, word for word, and where its functions are
+//! found.
 //!
 //! The functions belong to the VM's executable. They are looked up by `dlsym` when the driver is
-//! loaded, not by the linker, so that crates depending on this one link, and run their tests,
-//! where there is no VM.
+//! loaded, not by the linker, so that crates depending on this one link, and run their tests, where
+//! there is no VM.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulong, c_void};
 use std::sync::OnceLock;
@@ -132,7 +133,8 @@ functions! {
 
 static FUNCTIONS: OnceLock<Option<Functions>> = OnceLock::new();
 
-/// Whether this process is a VM, that is, has all the functions above. Finds them on the first call.
+/// Whether this process is a VM, that is, has all the functions above. Finds them on the first
+/// call.
 pub(crate) fn found() -> bool {
     FUNCTIONS.get_or_init(Functions::find).is_some()
 }

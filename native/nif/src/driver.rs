@@ -1,8 +1,11 @@
-//! The linked-in driver: a port for each established connection, the VM's distribution controller for it.
+//! The linked-in driver: a port for each established connection, the VM's distribution controller
+//! for it.
 //!
-//! The connection process opens the port with `open_port({spawn_driver, "polydist"}, [binary])` while it still shakes hands by NIF,
-//! attaches the connection to it when that is done (`f_getll`), gives it to `erlang:setnode/3`, and starts its input (`f_setopts_post_nodeup`).
-//! From then on the VM calls [`Driver::output`] with each message for the peer, and [`Port::input`] gives it each frame from the peer.
+//! The connection process opens the port with `open_port({spawn_driver, "polydist"}, [binary])`
+//! while it still shakes hands by NIF, attaches the connection to it when that is done (`f_getll`),
+//! gives it to `erlang:setnode/3`, and starts its input (`f_setopts_post_nodeup`). From then on the
+//! VM calls [`Driver::output`] with each message for the peer, and [`Port::input`] gives it each
+//! frame from the peer.
 //!
 //! | `port_control` | data | result |
 //! | --- | --- | --- |
@@ -13,14 +16,16 @@
 //! | 5 get option | `Option:8` | `Value:32/signed` or `error` |
 //! | 6 last frame | the handshake's last frame | `ok`; it is the first to be sent, at start |
 //!
-//! The last frame of an accepted handshake, the challenge's acknowledgement, tells the peer that it is connected. It is held back until this
-//! node has the peer up as well: a peer that disconnects and dials again at once would else meet a connection that is still being set up here,
-//! and be told to wait for it (`nok`).
+//! The last frame of an accepted handshake, the challenge's acknowledgement, tells the peer that it
+//! is connected. It is held back until this node has the peer up as well: a peer that disconnects
+//! and dials again at once would else meet a connection that is still being set up here, and be
+//! told to wait for it (`nok`).
 //!
 //! Options: 1 nodelay, 2 keepalive, 3 sndbuf, 4 recbuf, 5 priority, 6 tos.
 //!
-//! The port exits with `connection_closed` when the peer goes away, as a stock node reports it, with the name of the operating
-//! system's error when there is one, or with `tls_error` or `emsgsize` when the peer's bytes make no sense.
+//! The port exits with `connection_closed` when the peer goes away, as a stock node reports it,
+//! with the name of the operating system's error when there is one, or with `tls_error` or
+//! `emsgsize` when the peer's bytes make no sense.
 
 use std::ffi::CStr;
 use std::io;
@@ -36,15 +41,18 @@ use socket2::SockRef;
 
 use crate::connection::take_established;
 
-/// The port is busy from this much queued output on: the VM queues what follows itself, suspends senders in the end, ...
+/// The port is busy from this much queued output on: the VM queues what follows itself, suspends
+/// senders in the end, ...
 const BUSY_ABOVE: usize = 512 * 1024;
 /// ... and goes on when no more than this is left.
 const FREE_BELOW: usize = 128 * 1024;
 
-/// How long a closing port waits for a peer that does not read. A stock port waits for ever, and a halting node with it.
+/// How long a closing port waits for a peer that does not read. A stock port waits for ever, and a
+/// halting node with it.
 const LINGER_MS: u32 = 5_000;
 
-/// What the peer sent before its connection broke is delivered, but no more than this many rounds of it: it may still be sending.
+/// What the peer sent before its connection broke is delivered, but no more than this many rounds
+/// of it: it may still be sending.
 const LAST_READS: usize = 64;
 
 /// The driver's table, for the VM.
@@ -201,7 +209,8 @@ impl Connection {
         self.settle(ticked)
     }
 
-    /// After every call that may have written: ask for `ready_output` while output waits, and hold the VM back or let it go on.
+    /// After every call that may have written: ask for `ready_output` while output waits, and hold
+    /// the VM back or let it go on.
     fn settle(&mut self, wrote: Result<(), Closed>) -> Flow {
         if let Err(closed) = wrote {
             return Err(self.last_words(&closed));

@@ -1,4 +1,5 @@
-//! A connection before it is established: handshake frames in, handshake frames out, then hand-over.
+//! A connection before it is established: handshake frames in, handshake frames out, then
+//! hand-over.
 
 use std::future::Future;
 use std::io;
@@ -17,8 +18,9 @@ use tokio::time::Instant;
 
 use crate::{Address, Error, Kind, Transport, Wire, tls_config};
 
-/// The longest handshake frame that is read, which bounds what a stranger's connection costs. The longest there is has a name of
-/// 1020 bytes and 20 more (`erl_dist_protocol`, "Distribution Handshake").
+/// The longest handshake frame that is read, which bounds what a stranger's connection costs. The
+/// longest there is has a name of 1020 bytes and 20 more (`erl_dist_protocol`, "Distribution
+/// Handshake").
 pub const MAX_HANDSHAKE_FRAME: usize = 4 * 1024;
 /// How long frames that were queued before [`Connection::close`] may still take.
 const LINGER: Duration = Duration::from_secs(1);
@@ -26,8 +28,8 @@ const LINGER: Duration = Duration::from_secs(1);
 /// A connection whose distribution handshake is under way.
 ///
 /// One task owns the stream and does what it is told in the order it is told. It ends, and the
-/// socket closes, when this value is dropped or closed, when its deadline passes, or when it has been
-/// detached.
+/// socket closes, when this value is dropped or closed, when its deadline passes, or when it has
+/// been detached.
 #[derive(Debug)]
 pub struct Connection {
     commands: mpsc::UnboundedSender<Command>,

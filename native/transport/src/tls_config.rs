@@ -122,8 +122,9 @@ impl TlsConfig {
     }
 }
 
-/// In TLS 1.2 ChaCha20 comes first: keys cannot be renewed there, and rustls ends a connection whose AES-GCM key has made
-/// 2^24 records, which a busy connection between nodes does within hours. TLS 1.3 renews its keys.
+/// In TLS 1.2 ChaCha20 comes first: keys cannot be renewed there, and rustls ends a connection
+/// whose AES-GCM key has made 2^24 records, which a busy connection between nodes does within
+/// hours. TLS 1.3 renews its keys.
 fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
     let provider = PROVIDER.get_or_init(|| {
