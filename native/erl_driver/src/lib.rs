@@ -7,6 +7,8 @@
 //! * **One callback at a time.** The port lock (`ERL_DRV_FLAG_USE_PORT_LOCKING`, always set)
 //!   serialises the callbacks of one port, so each has `&mut self`. They may come from any
 //!   scheduler thread: `Driver: Send`.
+//! * **No port outside a callback.** The VM's functions want the port's lock, so a [`Port`] is only
+//!   lent to each callback and cannot be kept.
 //! * **No callback inside a callback.** The only VM function that can call `stop` before it returns
 //!   is `driver_failure_atom`; a callback asks for that by *returning* [`Failure`], and it is
 //!   called when the borrow of the driver has ended.
@@ -59,37 +61,33 @@ pub trait Driver: Send + Sized + 'static {
     const NAME: &'static CStr;
 
     /// A port was opened.
-    fn start(port: Port) -> Self;
+    fn start(port: &Port) -> Self;
 
     /// The VM sends a message: `erlang:port_command/2`, or a frame of the distribution when the
     /// port is a distribution controller.
-    fn output(&mut self, message: Message<'_>) -> Flow;
+    fn output(&mut self, port: &Port, message: Message<'_>) -> Flow;
 
     /// The descriptor given to [`Port::poll_read`] has something to read.
-    fn ready_input(&mut self) -> Flow;
+    fn ready_input(&mut self, port: &Port) -> Flow;
 
     /// The descriptor given to [`Port::poll_write`] can be written to.
-    fn ready_output(&mut self) -> Flow;
+    fn ready_output(&mut self, port: &Port) -> Flow;
 
     /// `erlang:port_control/3`. What is put in `reply` is its result, as a binary.
-    fn control(&mut self, operation: u32, data: &[u8], reply: &mut Vec<u8>) -> Flow;
+    fn control(&mut self, port: &Port, operation: u32, data: &[u8], reply: &mut Vec<u8>) -> Flow;
 
     /// The time given to [`Port::set_timer`] is over.
-    fn timeout(&mut self) -> Flow;
+    fn timeout(&mut self, port: &Port) -> Flow;
 
     /// The port is closing with its queue held ([`Port::hold`]); it goes when the queue is let go.
-    fn flush(&mut self) -> Flow;
+    fn flush(&mut self, port: &Port) -> Flow;
 
     /// The port is gone. Dropped without this call if the driver panicked before.
-    fn stop(self);
+    fn stop(self, port: &Port);
 }
 
-/// The driver's side of an open port. Used only inside callbacks, which the types ensure as long as
-/// the value stays inside the [`Driver`] it was given to.
+/// The driver's side of an open port, lent for the length of a callback: only then is its lock held.
 pub struct Port(sys::ErlDrvPort);
-
-// SAFETY: the handle may be used on any thread that holds the port's lock, as every callback does.
-unsafe impl Send for Port {}
 
 impl fmt::Debug for Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -313,19 +311,19 @@ struct Instance<D> {
 /// # Safety
 /// `data` is what `start` returned for a port that `stop` has not been called for, and the port's
 /// lock is held.
-unsafe fn enter<D: Driver>(data: sys::ErlDrvData, call: impl FnOnce(&mut D) -> Flow) {
+unsafe fn enter<D: Driver>(data: sys::ErlDrvData, call: impl FnOnce(&mut D, &Port) -> Flow) {
     let (port, flow) = {
         // SAFETY: data points to a live Instance<D>; the port's lock makes this the only reference.
-        let instance = unsafe { &mut *data.cast::<Instance<D>>() };
-        let Some(driver) = instance.driver.as_mut() else {
+        let Instance { port, driver } = unsafe { &mut *data.cast::<Instance<D>>() };
+        let Some(entered) = driver.as_mut() else {
             return;
         };
-        let flow = catch_unwind(AssertUnwindSafe(|| call(driver))).unwrap_or_else(|_| {
+        let flow = catch_unwind(AssertUnwindSafe(|| call(entered, port))).unwrap_or_else(|_| {
             // Its state cannot be trusted: leak it rather than run its code again.
-            std::mem::forget(instance.driver.take());
+            std::mem::forget(driver.take());
             Err(Failure::new("panic"))
         });
-        (Port(instance.port.0), flow)
+        (Port(port.0), flow)
     };
     if let Err(failure) = flow {
         port.fail(&failure);
@@ -338,7 +336,7 @@ unsafe extern "C" fn start<D: Driver>(port: sys::ErlDrvPort, _: *mut c_char) -> 
         unsafe { (sys::vm().set_port_control_flags)(port, sys::PORT_CONTROL_FLAG_BINARY) };
         Box::new(Instance {
             port: Port(port),
-            driver: Some(D::start(Port(port))),
+            driver: Some(D::start(&Port(port))),
         })
     });
     match started {
@@ -351,12 +349,14 @@ unsafe extern "C" fn stop<D: Driver>(data: sys::ErlDrvData) {
     // SAFETY: data came from Box::into_raw in start, and the VM calls stop once, last.
     let instance = unsafe { Box::from_raw(data.cast::<Instance<D>>()) };
     // A panic while stopping has nothing left to fail.
-    let _ = catch_unwind(AssertUnwindSafe(|| instance.driver.map(D::stop)));
+    let _ = catch_unwind(AssertUnwindSafe(|| {
+        instance.driver.map(|driver| driver.stop(&instance.port))
+    }));
 }
 
 unsafe extern "C" fn outputv<D: Driver>(data: sys::ErlDrvData, message: *mut sys::ErlIOVec) {
     // SAFETY: the VM passes its data and a vector that is valid during the call.
-    unsafe { enter::<D>(data, |driver| driver.output(Message(&*message))) }
+    unsafe { enter::<D>(data, |driver, port| driver.output(port, Message(&*message))) }
 }
 
 unsafe extern "C" fn ready_input<D: Driver>(data: sys::ErlDrvData, _: sys::ErlDrvEvent) {
@@ -395,8 +395,8 @@ unsafe extern "C" fn control<D: Driver>(
     let mut answer = Vec::new();
     // SAFETY: called by the VM with what start returned.
     unsafe {
-        enter::<D>(data, |driver| {
-            driver.control(operation, request, &mut answer)
+        enter::<D>(data, |driver, port| {
+            driver.control(port, operation, request, &mut answer)
         })
     };
     // With PORT_CONTROL_FLAG_BINARY the answer is a driver binary, whose reference passes to the

@@ -62,7 +62,6 @@ pub(crate) fn entry() -> *const polydist_erl_driver::ErlDrvEntry {
 
 /// One port and, once attached, its connection.
 struct Connection {
-    port: Port,
     channel: Option<Channel<ReadBuffer, Binary>>,
     /// Frames are delivered and sent: this node has the peer up.
     started: bool,
@@ -77,10 +76,9 @@ struct Connection {
 impl Driver for Connection {
     const NAME: &'static CStr = c"polydist";
 
-    fn start(port: Port) -> Self {
+    fn start(port: &Port) -> Self {
         port.lock_driver();
         Self {
-            port,
             channel: None,
             started: false,
             last_frame: Vec::new(),
@@ -90,44 +88,44 @@ impl Driver for Connection {
         }
     }
 
-    fn output(&mut self, message: Message<'_>) -> Flow {
+    fn output(&mut self, port: &Port, message: Message<'_>) -> Flow {
         // Before `attach` there is no node to send to, hence no such call from the distribution.
         let Some(channel) = &mut self.channel else {
             return Ok(());
         };
         let sent = channel.send(message.segments().map(Piece), message.len());
-        self.settle(sent)
+        self.settle(port, sent)
     }
 
-    fn ready_input(&mut self) -> Flow {
+    fn ready_input(&mut self, port: &Port) -> Flow {
         let Some(channel) = &mut self.channel else {
             return Ok(());
         };
         channel
-            .receive(&mut Input(&self.port))
+            .receive(&mut Input(port))
             .map_err(|closed| failure(&closed))?;
         // TLS may have something to answer.
-        self.settle(Ok(()))
+        self.settle(port, Ok(()))
     }
 
-    fn ready_output(&mut self) -> Flow {
+    fn ready_output(&mut self, port: &Port) -> Flow {
         let Some(channel) = &mut self.channel else {
             return Ok(());
         };
         let flushed = channel.flush();
-        self.settle(flushed)
+        self.settle(port, flushed)
     }
 
-    fn control(&mut self, operation: u32, data: &[u8], reply: &mut Vec<u8>) -> Flow {
+    fn control(&mut self, port: &Port, operation: u32, data: &[u8], reply: &mut Vec<u8>) -> Flow {
         let done = match (operation, data) {
             (1, token) => token
                 .try_into()
                 .is_ok_and(|token| self.attach(u64::from_be_bytes(token))),
             (2, []) => {
                 reply.extend_from_slice(b"ok");
-                return self.start();
+                return self.start_traffic(port);
             }
-            (3, []) => return self.tick(),
+            (3, []) => return self.tick(port),
             (4, [option, value @ ..]) => value
                 .try_into()
                 .is_ok_and(|value| self.set_option(*option, i32::from_be_bytes(value))),
@@ -148,23 +146,23 @@ impl Driver for Connection {
         Ok(())
     }
 
-    fn timeout(&mut self) -> Flow {
+    fn timeout(&mut self, _: &Port) -> Flow {
         // Set only when closing: the peer had its time to read.
         Err(Failure::new("timeout"))
     }
 
-    fn flush(&mut self) -> Flow {
+    fn flush(&mut self, port: &Port) -> Flow {
         self.closing = true;
-        self.port.set_timer(LINGER_MS);
+        port.set_timer(LINGER_MS);
         if let Some(channel) = &self.channel {
-            self.port.poll_read(channel.fd(), false);
+            port.poll_read(channel.fd(), false);
         }
         Ok(())
     }
 
-    fn stop(self) {
+    fn stop(self, port: &Port) {
         if let Some(channel) = self.channel {
-            self.port.release(channel.close());
+            port.release(channel.close());
         }
     }
 }
@@ -188,32 +186,32 @@ impl Connection {
         true
     }
 
-    fn start(&mut self) -> Flow {
+    fn start_traffic(&mut self, port: &Port) -> Flow {
         let Some(channel) = self.channel.as_mut().filter(|_| !self.started) else {
             return Ok(());
         };
         self.started = true;
         channel
-            .deliver_surplus(&mut Input(&self.port))
+            .deliver_surplus(&mut Input(port))
             .map_err(|closed| failure(&closed))?;
-        self.port.poll_read(channel.fd(), true);
+        port.poll_read(channel.fd(), true);
         let flushed = channel.flush();
-        self.settle(flushed)
+        self.settle(port, flushed)
     }
 
-    fn tick(&mut self) -> Flow {
+    fn tick(&mut self, port: &Port) -> Flow {
         let Some(channel) = &mut self.channel else {
             return Ok(());
         };
         let ticked = channel.tick();
-        self.settle(ticked)
+        self.settle(port, ticked)
     }
 
     /// After every call that may have written: ask for `ready_output` while output waits, and hold
     /// the VM back or let it go on.
-    fn settle(&mut self, wrote: Result<(), Closed>) -> Flow {
+    fn settle(&mut self, port: &Port, wrote: Result<(), Closed>) -> Flow {
         if let Err(closed) = wrote {
-            return Err(self.last_words(&closed));
+            return Err(self.last_words(port, &closed));
         }
         let Some(channel) = &self.channel else {
             return Ok(());
@@ -221,25 +219,25 @@ impl Connection {
         let pending = channel.pending();
         if self.started && self.writing != (pending > 0) {
             self.writing = pending > 0;
-            self.port.poll_write(channel.fd(), self.writing);
-            self.port.hold(self.writing);
+            port.poll_write(channel.fd(), self.writing);
+            port.hold(self.writing);
         }
         if self.busy != (pending > if self.busy { FREE_BELOW } else { BUSY_ABOVE }) {
             self.busy = !self.busy;
-            self.port.set_busy(self.busy);
+            port.set_busy(self.busy);
         }
         Ok(())
     }
 
     /// A write failed: the peer is gone, but what it sent before is delivered first.
-    fn last_words(&mut self, closed: &Closed) -> Failure {
+    fn last_words(&mut self, port: &Port, closed: &Closed) -> Failure {
         if let Some(channel) = self
             .channel
             .as_mut()
             .filter(|_| self.started && !self.closing)
         {
             for _ in 0..LAST_READS {
-                match channel.receive(&mut Input(&self.port)) {
+                match channel.receive(&mut Input(port)) {
                     Ok(1..) => {}
                     Ok(0) | Err(_) => break,
                 }
