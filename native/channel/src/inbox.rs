@@ -56,6 +56,19 @@ impl<B: Buffer> Inbox<B> {
         Ok(count)
     }
 
+    /// Appends as much of `bytes`, which have been read elsewhere, as belongs into one buffer: a
+    /// large frame alone, small ones together. Says how much that was.
+    pub(crate) fn take(&mut self, bytes: &[u8]) -> Result<usize, Closed> {
+        let buffer = match &mut self.buffer {
+            Some(buffer) => buffer,
+            none => none.insert(B::with_capacity(match frame_size(bytes)? {
+                needed if needed >= LARGE => needed.min(MAX_AHEAD),
+                _ => bytes.len(),
+            })),
+        };
+        Ok(buffer.append(bytes))
+    }
+
     /// Whether the last read filled its buffer, so that there may be more.
     pub(crate) fn was_filled(&self) -> bool {
         self.filled

@@ -156,7 +156,7 @@ fn deliver<B: Buffer>(
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        let taken = inbox.fill(|buffer| Ok::<_, Closed>(buffer.append(chunk)))?;
+        let taken = inbox.take(chunk)?;
         plaintext.consume(taken);
         inbox.deliver(sink, stats)?;
     }
