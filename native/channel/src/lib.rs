@@ -341,6 +341,11 @@ impl<B: Buffer, P: AsRef<[u8]>> Channel<B, P> {
         self.fd
     }
 
+    /// Ends the channel at once: what is queued is not sent.
+    pub fn abandon(self) -> OwnedFd {
+        self.fd
+    }
+
     fn note_pending(&self) {
         self.stats.queued.store(self.pending() as u64, Relaxed);
     }

@@ -162,7 +162,12 @@ impl Driver for Connection {
 
     fn stop(self, port: &Port) {
         if let Some(channel) = self.channel {
-            port.release(channel.close());
+            // Not started: this node never had the peer up, so the peer is not told that it is.
+            let fd = match self.started {
+                true => channel.close(),
+                false => channel.abandon(),
+            };
+            port.release(fd);
         }
     }
 }
