@@ -331,11 +331,12 @@ connect(From, #{node := B}) ->
     pong = call(From, net_adm, ping, [B]),
     ok.
 
-%% @doc Disconnects the nodes, and waits until neither lists the other.
+%% @doc Disconnects the nodes, and waits until neither lists the other. Asked again and again: messages may pass a moment before
+%% net_kernel has the node as up, and until then it does not disconnect it.
 -spec disconnect(handle(), handle()) -> ok.
 disconnect(#{node := A} = From, #{node := B} = To) ->
-    _ = call(From, erlang, disconnect_node, [B]),
     polydist_ct:wait_until(fun() ->
+        _ = call(From, erlang, disconnect_node, [B]),
         not lists:member(A, call(To, erlang, nodes, [connected])) andalso
             not lists:member(B, call(From, erlang, nodes, [connected]))
     end).
