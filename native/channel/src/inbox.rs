@@ -1,5 +1,8 @@
 //! Input: bytes as they come, cut into frames without moving them.
 
+use std::io;
+use std::os::fd::BorrowedFd;
+
 use crate::{Buffer, Closed, MAX_FRAME, Sink, Stats};
 
 /// The first buffer of a connection that has been quiet, and the least that is read at once.
@@ -37,16 +40,13 @@ impl<B> Default for Inbox<B> {
 }
 
 impl<B: Buffer> Inbox<B> {
-    /// Reads once by `read` into a buffer with room.
-    pub(crate) fn fill<E>(
-        &mut self,
-        read: impl FnOnce(&mut B) -> Result<usize, E>,
-    ) -> Result<usize, E> {
+    /// Reads once into a buffer with room. `Ok(0)` is the end of the stream.
+    pub(crate) fn fill(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
         let buffer = self
             .buffer
             .get_or_insert_with(|| B::with_capacity(self.read_size));
         let room = buffer.capacity() - buffer.as_slice().len();
-        let count = read(buffer)?;
+        let count = buffer.read_from(fd)?;
         self.filled = count == room;
         if self.filled && room >= self.read_size {
             self.read_size = (self.read_size * 4).min(MAX_READ);

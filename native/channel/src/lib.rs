@@ -403,7 +403,7 @@ fn receive<B: Buffer>(
     let mut total = 0;
     while total < WORK {
         stats.read();
-        match inbox.fill(|buffer| buffer.read_from(fd)) {
+        match inbox.fill(fd) {
             Ok(0) => return Err(Closed::ByPeer),
             Ok(count) => {
                 total += count;

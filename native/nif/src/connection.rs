@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use polydist_transport::{
     self as transport, Connection, DialOptions, Established, Kind, dial as start,
@@ -14,6 +14,7 @@ use rustler::{
 };
 
 use crate::message::{self, Caller};
+use crate::runtime::lock;
 use crate::{atoms, error, runtime, term, tls};
 
 /// A connection. It closes when its owner dies or the term is garbage, unless a driver port has it.
@@ -224,9 +225,4 @@ fn getstat<'a>(env: Env<'a>, conn: ResourceArc<Conn>) -> Term<'a> {
     let load = |counter: &AtomicU64| counter.load(Relaxed);
     let (frames_in, frames_out) = (load(&stats.frames_in), load(&stats.frames_out));
     (atoms::ok(), frames_in, frames_out, load(&stats.queued)).encode(env)
-}
-
-/// A panic elsewhere leaves these values whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

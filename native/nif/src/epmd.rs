@@ -1,6 +1,6 @@
 //! Calls to EPMD.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use polydist_proto::epmd::{Node, NodeType};
 use polydist_transport::epmd;
@@ -10,6 +10,7 @@ use rustler::{
 use tokio::task::AbortHandle;
 
 use crate::message::{self, Caller};
+use crate::runtime::lock;
 use crate::{atoms, error, runtime, term};
 
 /// A registration. It ends when its owner dies or the term is garbage.
@@ -73,21 +74,14 @@ fn epmd_register<'a>(
         owner: Mutex::new(None),
     });
     let owner = env.monitor(&registration, &env.pid());
-    *registration
-        .owner
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner) = owner;
+    *lock(&registration.owner) = owner;
     Ok((atoms::ok(), registration).encode(env))
 }
 
 #[rustler::nif]
 fn epmd_unregister<'a>(env: Env<'a>, registration: ResourceArc<RegistrationResource>) -> Atom {
     registration.task.abort();
-    let owner = registration
-        .owner
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take();
+    let owner = lock(&registration.owner).take();
     if let Some(owner) = owner {
         env.demonitor(&registration, &owner);
     }

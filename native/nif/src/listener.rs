@@ -1,6 +1,6 @@
 //! Listeners: one resource each, one task each that passes connections to the acceptor.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use polydist_transport::{Accepted, Incoming, ListenOptions, Listener};
 use rustler::{Atom, Encoder, Env, LocalPid, Monitor, NifResult, Resource, ResourceArc, Term};
@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::connection::Conn;
+use crate::runtime::lock;
 use crate::{atoms, error, message, runtime, term, tls};
 
 /// A listener. It closes when the term is garbage.
@@ -29,7 +30,7 @@ impl Resource for ListenerResource {
     const IMPLEMENTS_DOWN: bool = true;
 
     fn down<'a>(&'a self, _: Env<'a>, _: LocalPid, monitor: Monitor) {
-        let mut current = self.monitor.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = lock(&self.monitor);
         if *current == Some(monitor) {
             *current = None;
             self.acceptor.send_replace(None);
@@ -89,10 +90,7 @@ fn listen<'a>(
 #[rustler::nif]
 fn accept<'a>(env: Env<'a>, listener: ResourceArc<ListenerResource>) -> Atom {
     let pid = env.pid();
-    let mut current = listener
-        .monitor
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
+    let mut current = lock(&listener.monitor);
     if let Some(old) = current.take() {
         env.demonitor(&listener, &old);
     }
@@ -130,10 +128,7 @@ fn listener_info<'a>(env: Env<'a>, listener: ResourceArc<ListenerResource>) -> T
 fn close_listener<'a>(env: Env<'a>, listener: ResourceArc<ListenerResource>) -> Atom {
     listener.listener.close();
     listener.forwarder.abort();
-    let mut current = listener
-        .monitor
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
+    let mut current = lock(&listener.monitor);
     if let Some(old) = current.take() {
         env.demonitor(&listener, &old);
     }

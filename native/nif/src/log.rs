@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{Debug, Write};
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 
 use rustler::{Atom, Error, LocalPid, NifResult};
 use tokio::sync::mpsc;
@@ -13,6 +13,7 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::Registry;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
+use crate::runtime::lock;
 use crate::{atoms, message, runtime};
 
 /// Events that wait to be sent; beyond that they are dropped, since logging must not hold anybody up.
@@ -41,7 +42,7 @@ fn log_to(pid: LocalPid, level: Atom) -> NifResult<Atom> {
         _ => return Err(Error::BadArg),
     };
     SENDER.get_or_init(start);
-    *RECEIVER.lock().unwrap_or_else(PoisonError::into_inner) = Some(pid);
+    *lock(&RECEIVER) = Some(pid);
     LEVEL.store(rank, Relaxed);
     Ok(atoms::ok())
 }
@@ -51,7 +52,7 @@ fn start() -> mpsc::Sender<Entry> {
     let (sender, mut entries) = mpsc::channel::<Entry>(QUEUE);
     runtime::spawn(async move {
         while let Some(entry) = entries.recv().await {
-            let receiver = *RECEIVER.lock().unwrap_or_else(PoisonError::into_inner);
+            let receiver = *lock(&RECEIVER);
             if let Some(pid) = receiver {
                 let level = match entry.rank {
                     1 => atoms::error(),

@@ -1,7 +1,8 @@
-//! The one tokio runtime, started when it is first needed. It outlives net_kernel:stop/0.
+//! The one tokio runtime, started when it is first needed. It outlives net_kernel:stop/0. And what
+//! its threads and the VM's share locks by.
 
 use std::future::Future;
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinHandle;
@@ -30,4 +31,9 @@ where
     F: Future<Output: Send> + Send + 'static,
 {
     runtime().spawn(task)
+}
+
+/// A panic elsewhere leaves the values that are locked here whole.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
