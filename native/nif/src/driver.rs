@@ -36,7 +36,7 @@ use polydist_channel::{Buffer, Channel, Closed, Sink};
 use polydist_erl_driver::{
     Binary, BinaryBuf, Driver, Failure, Flow, Message, Port, Segment, errno_name,
 };
-use polydist_transport::transport;
+use polydist_transport::{set_tos, tos, transport};
 use socket2::SockRef;
 
 use crate::connection::take_established;
@@ -265,7 +265,7 @@ impl Connection {
             (3, Ok(size), _) => socket.set_send_buffer_size(size),
             (4, Ok(size), _) => socket.set_recv_buffer_size(size),
             (5, _, Ok(priority)) => socket.set_priority(priority),
-            (6, _, Ok(tos)) => socket.set_tos_v4(tos),
+            (6, _, Ok(tos)) => set_tos(&socket, tos),
             _ => return false,
         }
         .is_ok()
@@ -290,7 +290,7 @@ impl Connection {
                 .priority()
                 .ok()
                 .and_then(|priority| priority.try_into().ok()),
-            6 => socket.tos_v4().ok().and_then(|tos| tos.try_into().ok()),
+            6 => tos(&socket).ok().and_then(|tos| tos.try_into().ok()),
             _ => None,
         }
     }

@@ -32,12 +32,25 @@ impl SocketOpts {
     /// The options of TCP and IP.
     pub(crate) fn apply_tcp(&self, socket: &Socket) -> io::Result<()> {
         socket.set_tcp_nodelay(self.nodelay.unwrap_or(true))?;
-        match socket.domain()? {
-            Domain::IPV6 => each(self.tos, |tos| socket.set_tclass_v6(tos))?,
-            _ => each(self.tos, |tos| socket.set_tos_v4(tos))?,
-        }
+        each(self.tos, |tos| set_tos(socket, tos))?;
         // After the type of service, which resets it (socket(7)).
         each(self.priority, |priority| socket.set_priority(priority))
+    }
+}
+
+/// Sets IP_TOS, or IPV6_TCLASS on an IPv6 socket, which takes IP_TOS without any effect.
+pub fn set_tos(socket: &Socket, tos: u32) -> io::Result<()> {
+    match socket.domain()? {
+        Domain::IPV6 => socket.set_tclass_v6(tos),
+        _ => socket.set_tos_v4(tos),
+    }
+}
+
+/// What [`set_tos`] set.
+pub fn tos(socket: &Socket) -> io::Result<u32> {
+    match socket.domain()? {
+        Domain::IPV6 => socket.tclass_v6(),
+        _ => socket.tos_v4(),
     }
 }
 
