@@ -1,8 +1,10 @@
 //! The client side of EPMD.
 
 use std::fmt::Display;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use polydist_proto::epmd::{
@@ -10,7 +12,7 @@ use polydist_proto::epmd::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::{Error, Kind};
 
@@ -18,6 +20,9 @@ use crate::{Error, Kind};
 pub const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest list of names that is read.
 pub const MAX_NAMES: usize = 1024 * 1024;
+
+/// How long an EPMD is asked alone before the next one is asked as well (RFC 8305, section 5).
+const STAGGER: Duration = Duration::from_millis(250);
 
 /// A node's registration. It lasts until this is dropped or EPMD goes away.
 #[derive(Debug)]
@@ -66,8 +71,8 @@ pub async fn register(epmd: SocketAddr, node: Node) -> Result<Registration, Erro
     }
 }
 
-/// Finds a node by the part of its name before the `@`. Addresses are tried in order until one
-/// answers; the time is shared among them.
+/// Finds a node by the part of its name before the `@`. The addresses are asked in order, the next
+/// one when one fails or has not answered for a while, until one answers.
 pub async fn lookup(epmds: &[SocketAddr], name: &[u8], limit: Duration) -> Result<Node, Error> {
     first(epmds, limit, |epmd| lookup_at(epmd, name)).await
 }
@@ -122,7 +127,8 @@ async fn names_at(epmd: SocketAddr) -> Result<Vec<NamesLine>, Error> {
     result.map_err(|error| error.during(format!("cannot list the names in epmd at {epmd}")))
 }
 
-/// The first answer, of whatever kind, that does not only say that an EPMD cannot be reached.
+/// The first answer, of whatever kind, that does not only say that an EPMD cannot be reached. If
+/// none can, the first address is the one to talk about.
 async fn first<T, F>(
     epmds: &[SocketAddr],
     limit: Duration,
@@ -132,17 +138,51 @@ where
     F: Future<Output = Result<T, Error>>,
 {
     let end = Instant::now() + limit;
-    let mut last = Error::new(Kind::BadOption, "there is no address of an epmd to ask");
-    for (index, epmd) in epmds.iter().enumerate() {
-        let left = end.saturating_duration_since(Instant::now());
-        let share = left / (epmds.len() - index) as u32;
-        last = match timeout_at(Instant::now() + share, ask(*epmd)).await {
-            Ok(Err(error)) if error.kind() != Kind::NotFound => error,
-            Ok(answer) => return answer,
-            Err(_) => no_answer(share).during(format!("epmd at {epmd}")),
-        };
+    let mut waiting = epmds.iter();
+    let mut asking = Vec::new();
+    let mut next = Instant::now();
+    let mut failure: Option<Error> = None;
+    loop {
+        tokio::select! {
+            biased;
+            (index, answer) = any(&mut asking), if !asking.is_empty() => {
+                drop(asking.swap_remove(index));
+                match answer {
+                    Err(error) if error.kind() != Kind::NotFound => {
+                        failure.get_or_insert(error);
+                        next = Instant::now();
+                    }
+                    answer => return answer,
+                }
+            }
+            () = sleep_until(next), if waiting.len() > 0 => {
+                asking.extend(waiting.next().map(|epmd| Box::pin(ask(*epmd))));
+                next = Instant::now() + STAGGER;
+            }
+            () = sleep_until(end), if !asking.is_empty() => break,
+            else => break,
+        }
     }
-    Err(last)
+    Err(failure.unwrap_or_else(|| match epmds.first() {
+        Some(epmd) => no_answer(limit).during(format!("epmd at {epmd}")),
+        None => Error::new(Kind::BadOption, "there is no address of an epmd to ask"),
+    }))
+}
+
+/// The first of the futures to be ready, by its index.
+async fn any<T, F>(futures: &mut [Pin<Box<F>>]) -> (usize, Result<T, Error>)
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    poll_fn(|cx| {
+        for (index, future) in futures.iter_mut().enumerate() {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready((index, output));
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 async fn within<T>(
