@@ -10,6 +10,8 @@
 //!                                                  namespace; at most one
 //! type 0x02 name_len:8 name flags:8 kind:8 place   an endpoint: the transport's name (1 to 255
 //!                                                  bytes), flags (0 so far) and where it is
+//! type 0x03 id                                     16 bytes, names the machine whatever its network
+//!                                                  namespaces; at most one
 //! kind 0x01 port:16                                any IPv4 address of the node's host
 //! kind 0x02 port:16                                any IPv6 address of the node's host
 //! kind 0x03 ip:32 port:16                          this IPv4 address
@@ -19,7 +21,8 @@
 //! ```
 //!
 //! An endpoint of an unknown kind is skipped. A truncated entry, a value whose length does not fit
-//! its kind, a second id or more than [`MAX_ENDPOINTS`] endpoints make the whole record invalid.
+//! its kind, a second id of one type or more than [`MAX_ENDPOINTS`] endpoints make the whole record
+//! invalid. The first nodes knew types 0x01 and 0x02 only, so they skip a machine id.
 //! Endpoints keep the order they were registered in.
 //!
 //! # Test vectors
@@ -31,8 +34,9 @@
 //! assert_eq!(Record::default().encode()?, b"PLYD\x01");
 //!
 //! // A host id, tcp on any IPv4 address, uds at a path.
-//! let record = Record {
+//! let mut record = Record {
 //!     host: Some(*b"0123456789abcdef"),
+//!     machine: None,
 //!     endpoints: vec![
 //!         Endpoint { transport: b"tcp".to_vec(), flags: 0, place: Place::Any4(4370) },
 //!         Endpoint { transport: b"uds".to_vec(), flags: 0, place: Place::Local(b"/tmp/p/a".to_vec()) },
@@ -44,6 +48,18 @@
 //!     \x02\x00\x0e\x03uds\x00\x05/tmp/p/a";
 //! assert_eq!(record.encode()?, bytes);
 //! assert_eq!(Record::decode(bytes)?, record);
+//!
+//! // A machine id is written after the host id, and read wherever it is.
+//! record.machine = Some(*b"ABCDEFGHIJKLMNOP");
+//! let bytes = b"PLYD\x01\
+//!     \x01\x00\x100123456789abcdef\
+//!     \x03\x00\x10ABCDEFGHIJKLMNOP\
+//!     \x02\x00\x08\x03tcp\x00\x01\x11\x12\
+//!     \x02\x00\x0e\x03uds\x00\x05/tmp/p/a";
+//! assert_eq!(record.encode()?, bytes);
+//! assert_eq!(Record::decode(bytes)?, record);
+//! let alone = Record { machine: record.machine, ..Record::default() };
+//! assert_eq!(alone.encode()?, b"PLYD\x01\x03\x00\x10ABCDEFGHIJKLMNOP");
 //!
 //! // An entry of an unknown type (0x7f) and an endpoint of an unknown kind (0x20) are skipped.
 //! let bytes = b"PLYD\x01\x7f\x00\x02hi\x02\x00\x07\x03tls\x00\x20\x00";
@@ -67,6 +83,7 @@ const MAGIC: &[u8; 4] = b"PLYD";
 const VERSION: u8 = 0x01;
 const HOST: u8 = 0x01;
 const ENDPOINT: u8 = 0x02;
+const MACHINE: u8 = 0x03;
 
 /// Why a record cannot be written or read.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -115,8 +132,11 @@ pub enum RecordError {
 /// All that a node says about itself. Its form in bytes is the subject of this module's page.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
-    /// The machine and network namespace; peers with the same one can use local transports.
+    /// The machine and network namespace; peers with the same one can use the loopback address and
+    /// local transports.
     pub host: Option<[u8; 16]>,
+    /// The machine; peers with the same one can use local transports, if they share the directory.
+    pub machine: Option<[u8; 16]>,
     /// Where the node listens.
     pub endpoints: Vec<Endpoint>,
 }
@@ -161,6 +181,9 @@ impl Record {
         if let Some(host) = &self.host {
             put_entry(&mut out, HOST, host);
         }
+        if let Some(machine) = &self.machine {
+            put_entry(&mut out, MACHINE, machine);
+        }
         for endpoint in &self.endpoints {
             let value = endpoint.encode()?;
             put_entry(&mut out, ENDPOINT, &value);
@@ -193,6 +216,11 @@ impl Record {
                 HOST => {
                     let host = value.try_into();
                     record.host = Some(host.map_err(|_| bad("a host id has 16 bytes"))?);
+                }
+                MACHINE if record.machine.is_some() => return Err(bad("a second machine id")),
+                MACHINE => {
+                    let machine = value.try_into();
+                    record.machine = Some(machine.map_err(|_| bad("a machine id has 16 bytes"))?);
                 }
                 ENDPOINT => record
                     .endpoints
@@ -302,6 +330,7 @@ mod tests {
     fn uds(path: Vec<u8>) -> Record {
         Record {
             host: None,
+            machine: None,
             endpoints: vec![Endpoint {
                 transport: b"uds".to_vec(),
                 flags: 0,
@@ -330,6 +359,32 @@ mod tests {
                 Err(RecordError::BadEndpoint(_))
             ));
         }
+    }
+
+    #[test]
+    fn each_id_has_16_bytes_and_is_there_once() {
+        let id = |tag, len| [&[tag, 0, len], &vec![b'i'; len.into()][..]].concat();
+        let decode =
+            |entries: &[Vec<u8>]| Record::decode(&[b"PLYD\x01", &entries.concat()[..]].concat());
+        for (tag, name) in [(HOST, "host"), (MACHINE, "machine")] {
+            for len in [0, 15, 17] {
+                let sentence = decode(&[id(tag, len)]).unwrap_err().to_string();
+                assert!(
+                    sentence.ends_with(&format!("at byte 5: a {name} id has 16 bytes")),
+                    "{sentence}"
+                );
+            }
+            let sentence = decode(&[id(tag, 16), id(tag, 16)]).unwrap_err().to_string();
+            assert!(
+                sentence.ends_with(&format!("at byte 24: a second {name} id")),
+                "{sentence}"
+            );
+        }
+        let record = decode(&[id(MACHINE, 16), id(HOST, 16)]).unwrap();
+        assert_eq!(
+            (record.host, record.machine),
+            (Some([b'i'; 16]), Some([b'i'; 16]))
+        );
     }
 
     #[test]
