@@ -297,7 +297,8 @@ register_at([Epmd | Others], #{name := Name, port := Port} = Node) ->
 extra(#{endpoints := []}) ->
     <<>>;
 extra(#{endpoints := Endpoints}) ->
-    case polydist_native:record_encode(#{host => polydist_native:host_identity(), endpoints => Endpoints}) of
+    case polydist_native:record_encode(#{host => polydist_native:host_identity(), machine => polydist_native:machine_identity(),
+                                           endpoints => Endpoints}) of
         {ok, Extra} -> Extra;
         {error, {_, Sentence}} ->
             polydist_log:say(error, "the endpoints cannot be registered (~ts); peers see a stock node", [Sentence]),

@@ -11,8 +11,9 @@
 -export([load/0, load_driver/0, await/2]).
 
 %% Listening, dialling and the handshake's frames
--export([abi/0, host_identity/0, tls_config/2, listen/3, accept/1, set_listener_options/2, listener_info/1,
-         close_listener/1, dial/4, controlling_process/2, send/2, recv/2, detach/2, close/1, stats/1, getstat/1]).
+-export([abi/0, host_identity/0, machine_identity/0, tls_config/2, listen/3, accept/1, set_listener_options/2,
+         listener_info/1, close_listener/1, dial/4, controlling_process/2, send/2, recv/2, detach/2, close/1, stats/1,
+         getstat/1]).
 
 %% EPMD, the registration record, logging
 -export([epmd_register/3, epmd_unregister/1, epmd_lookup/4, epmd_names/3, record_encode/1, record_decode/1, log_to/2]).
@@ -20,11 +21,11 @@
 -export_type([transport/0, address/0, listener/0, conn/0, tls_config/0, registration/0, error/0, info/0,
               socket_options/0, endpoints_record/0, where/0, stats/0]).
 
--nifs([abi/0, host_identity/0, tls_config/2, listen/3, accept/1, set_listener_options/2, listener_info/1,
-       close_listener/1, dial/4, controlling_process/2, send/2, recv/2, detach/2, close/1, stats/1, getstat/1,
-       epmd_register/3, epmd_unregister/1, epmd_lookup/4, epmd_names/3, record_encode/1, record_decode/1, log_to/2]).
+-nifs([abi/0, host_identity/0, machine_identity/0, tls_config/2, listen/3, accept/1, set_listener_options/2,
+       listener_info/1, close_listener/1, dial/4, controlling_process/2, send/2, recv/2, detach/2, close/1, stats/1,
+       getstat/1, epmd_register/3, epmd_unregister/1, epmd_lookup/4, epmd_names/3, record_encode/1, record_decode/1, log_to/2]).
 
--define(ABI, 1).
+-define(ABI, 2).
 -define(DRIVER, "polydist").
 -define(stub, erlang:nif_error(not_loaded)).
 
@@ -37,14 +38,25 @@
 -type error() :: {error, {Kind :: atom(), Sentence :: binary()}}.
 -type info() :: #{transport := transport(), peer := address(), local := address(),
                   tls := #{version := atom(), cipher := binary()} | undefined,
-                  credentials := #{uid := integer(), gid := integer(), pid := integer()} | undefined}.
+                  credentials := #{uid := integer(), gid := integer(), pid := integer()} | undefined,
+                  took := Microseconds :: non_neg_integer()}.
+%% `took': from the start of the dial, or from the accept, to a secured stream. The distribution's handshake comes after it.
+
 -type socket_options() :: #{nodelay => boolean(), keepalive => boolean(), sndbuf => pos_integer(),
-                            recbuf => pos_integer(), priority => non_neg_integer(), tos => non_neg_integer()}.
+                            recbuf => pos_integer(), priority => non_neg_integer(), tos => non_neg_integer(),
+                            user_timeout => Milliseconds :: non_neg_integer()}.
+%% A Unix domain socket ignores what only TCP and IP have: `nodelay', `priority', `tos', `user_timeout' (TCP_USER_TIMEOUT).
+
 -type where() :: {any4 | any6, inet:port_number()} | {inet:ip_address(), inet:port_number()}
                | {local, binary()} | {opaque, binary()}.
--type endpoints_record() :: #{host => <<_:128>>,
+-type endpoints_record() :: #{host => <<_:128>>, machine => <<_:128>>,
                     endpoints => [#{transport := binary(), flags := 0..255, address := where()}]}.
--type stats() :: #{bytes_in | bytes_out | frames_in | frames_out | queued | writes | reads := non_neg_integer()}.
+-type stats() :: #{bytes_in | bytes_out | frames_in | frames_out | ticks_in | ticks_out | wire_in | wire_out | queued
+                   | queued_max | writes | reads | busy_count | busy_time := non_neg_integer()}.
+%% `bytes' are those of frames, without their lengths; `wire' are the bytes that the socket gave and took, with lengths and TLS.
+%% `queued' bytes wait for the socket now, `queued_max' is the most that ever did. `ticks_out' are those really sent: none goes
+%% while output waits. `busy_count' is how often the VM was held back because too much was queued, `busy_time' how long in all,
+%% in microseconds, the spell under way included. Counting begins with the handshake.
 
 %% @doc Loads the NIF. Idempotent; may be called at any time from any process, also before the file server runs.
 -spec load() -> ok | {error, Sentence :: binary()}.
@@ -140,6 +152,10 @@ abi() -> ?stub.
 -spec host_identity() -> <<_:128>>.
 host_identity() -> ?stub.
 
+%% @doc Identifies this machine, whatever its network namespaces, until it reboots.
+-spec machine_identity() -> <<_:128>>.
+machine_identity() -> ?stub.
+
 %% @doc Makes a TLS configuration from the contents of PEM files.
 -spec tls_config(Role :: server | client, polydist_tls_config:native()) -> {ok, tls_config()} | error().
 tls_config(_Role, _Options) -> ?stub.
@@ -187,7 +203,9 @@ recv(_Conn, _Ref) -> ?stub.
 -spec detach(conn(), Ref :: reference()) -> ok.
 detach(_Conn, _Ref) -> ?stub.
 
-%% @doc Closes a connection that has not been detached.
+%% @doc Closes a connection that has not been detached; to close twice does no harm. Frames that were queued are still
+%% written, within a second. A dial under way, with its TLS handshake, is given up at once: its Ref is answered
+%% `{error, {closed, _}}', unless `{connected, _}' was sent before, and by then its socket is closed.
 -spec close(conn()) -> ok.
 close(_Conn) -> ?stub.
 

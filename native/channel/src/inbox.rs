@@ -119,9 +119,11 @@ impl<B: Buffer> Inbox<B> {
         let mut needed = needed;
         while needed <= rest.len() {
             // Counted first: whoever has a message must find it in the counters.
-            stats.frame_in(needed - HEADER);
             if needed > HEADER {
+                stats.frame_in(needed - HEADER);
                 sink.deliver(&frozen, at + HEADER..at + needed);
+            } else {
+                stats.tick_in();
             }
             at += needed;
             rest = &rest[needed..];

@@ -39,7 +39,6 @@ use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
@@ -288,7 +287,7 @@ impl<B: Buffer, P: AsRef<[u8]>> Channel<B, P> {
     /// Sends a tick, unless output is waiting anyway, which does as well. Never blocks.
     pub fn tick(&mut self) -> Result<(), Closed> {
         if self.pending() == 0 {
-            self.stats.frame_out(0);
+            self.stats.tick_out();
             self.outbox.push_bytes(&[0; 4]);
             self.flush()?;
         }
@@ -338,16 +337,18 @@ impl<B: Buffer, P: AsRef<[u8]>> Channel<B, P> {
             tls.send_close_notify();
             let _ = tls::write_records(tls, self.fd.as_fd(), &self.stats);
         }
-        self.fd
+        self.abandon()
     }
 
     /// Ends the channel at once: what is queued is not sent.
     pub fn abandon(self) -> OwnedFd {
+        // Whatever was held back goes nowhere now.
+        self.stats.set_busy(false);
         self.fd
     }
 
     fn note_pending(&self) {
-        self.stats.queued.store(self.pending() as u64, Relaxed);
+        self.stats.set_queued(self.pending());
     }
 }
 
@@ -364,8 +365,9 @@ impl<B, P> fmt::Debug for Channel<B, P> {
 /// One vectored write. A descriptor that takes nothing now has taken 0 bytes.
 fn write(fd: BorrowedFd<'_>, slices: &[IoSlice<'_>], stats: &Stats) -> io::Result<usize> {
     loop {
-        stats.write();
-        match rustix::io::writev(fd, slices) {
+        let written = rustix::io::writev(fd, slices);
+        stats.write(written.unwrap_or(0));
+        match written {
             Ok(written) => return Ok(written),
             Err(rustix::io::Errno::INTR) => {}
             Err(rustix::io::Errno::AGAIN) => return Ok(0),
@@ -402,8 +404,9 @@ fn receive<B: Buffer>(
 ) -> Result<usize, Closed> {
     let mut total = 0;
     while total < WORK {
-        stats.read();
-        match inbox.fill(fd) {
+        let filled = inbox.fill(fd);
+        stats.read(*filled.as_ref().unwrap_or(&0));
+        match filled {
             Ok(0) => return Err(Closed::ByPeer),
             Ok(count) => {
                 total += count;

@@ -170,10 +170,9 @@ struct Descriptor<'a> {
 
 impl Read for Descriptor<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stats.read();
-        Ok(rustix::io::retry_on_intr(|| {
-            rustix::io::read(self.fd, &mut *buffer)
-        })?)
+        let read = rustix::io::retry_on_intr(|| rustix::io::read(self.fd, &mut *buffer));
+        self.stats.read(read.unwrap_or(0));
+        Ok(read?)
     }
 }
 

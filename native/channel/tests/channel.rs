@@ -212,8 +212,17 @@ proptest! {
         pump(&mut from, &mut to, &mut frames, messages.len());
         let sent: Vec<Bytes> = messages.iter().map(|(message, _)| joined(message)).collect();
         prop_assert!(frames.0 == sent, "the frames differ from the messages");
-        prop_assert_eq!(from.stats().bytes_out.load(Relaxed),
-                        to.stats().bytes_in.load(Relaxed));
+        let (out, received) = (from.stats(), to.stats());
+        prop_assert_eq!(out.bytes_out.load(Relaxed), received.bytes_in.load(Relaxed));
+        let on_the_wire = out.wire_out.load(Relaxed);
+        prop_assert_eq!(on_the_wire, received.wire_in.load(Relaxed));
+        let framed = out.bytes_out.load(Relaxed) + 4 * out.frames_out.load(Relaxed);
+        match wire {
+            Wire::Plain => prop_assert_eq!(on_the_wire, framed),
+            Wire::Tls12 | Wire::Tls13 => prop_assert!(on_the_wire > framed),
+        }
+        prop_assert_eq!(out.queued.load(Relaxed), 0);
+        prop_assert!(out.queued_max.load(Relaxed) <= framed);
     }
 
     /// However the bytes are cut on their way, the frames are the same: by the peer's writes, ...
@@ -248,6 +257,11 @@ proptest! {
         prop_assert_eq!(frames.0, expected);
         let counted = to.stats().frames_in.load(Relaxed);
         prop_assert_eq!(counted, messages.len() as u64, "ticks are counted");
+        let ticks = messages.iter().filter(|message| message.is_empty()).count();
+        prop_assert_eq!(to.stats().ticks_in.load(Relaxed), ticks as u64, "and counted apart");
+        // The surplus was read, and counted, by the handshake.
+        let read = bytes.len() - surplus.min(bytes.len());
+        prop_assert_eq!(to.stats().wire_in.load(Relaxed), read as u64);
     }
 }
 
@@ -314,6 +328,8 @@ fn a_tick_is_an_empty_frame_and_is_left_out_while_output_waits() {
     let mut bytes = [0xff; 4];
     right.read_exact(&mut bytes).unwrap();
     assert_eq!(bytes, [0; 4]);
+    assert_eq!(from.stats().ticks_out.load(Relaxed), 1);
+    assert_eq!(from.stats().wire_out.load(Relaxed), 4);
     while from.pending() == 0 {
         send(&mut from, &[Bytes::from(vec![1; 60_000])]).unwrap();
     }
@@ -321,6 +337,41 @@ fn a_tick_is_an_empty_frame_and_is_left_out_while_output_waits() {
     from.tick().unwrap();
     assert_eq!(from.pending(), pending);
     assert_eq!(from.stats().frames_out.load(Relaxed), frames);
+    assert_eq!(from.stats().ticks_out.load(Relaxed), 1);
+}
+
+#[test]
+fn what_waited_longest_is_remembered_when_it_is_gone() {
+    for wire in [Wire::Plain, Wire::Tls13] {
+        let (mut from, mut to) = pair(wire);
+        for _ in 0..20 {
+            send(&mut from, &[Bytes::from(vec![1; 60_000])]).unwrap();
+        }
+        let waited = from.pending() as u64;
+        assert!(waited > 500_000, "{wire:?}: {waited}");
+        assert_eq!(from.stats().queued.load(Relaxed), waited);
+        pump(&mut from, &mut to, &mut Frames::default(), 20);
+        assert_eq!(from.stats().queued.load(Relaxed), 0);
+        assert_eq!(from.stats().queued_max.load(Relaxed), waited, "{wire:?}");
+    }
+}
+
+#[test]
+fn nobody_is_held_back_by_a_channel_that_has_ended() {
+    for end in [TestChannel::close, TestChannel::abandon] {
+        let (left, _right) = UnixStream::pair().unwrap();
+        left.set_nonblocking(true).unwrap();
+        let stats = Arc::new(Stats::default());
+        let channel = TestChannel::new(OwnedFd::from(left), None, &[], stats.clone());
+        channel.stats().set_busy(true);
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        end(channel);
+        let time = stats.busy_time();
+        assert!(time >= std::time::Duration::from_millis(2));
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        assert_eq!(stats.busy_time(), time);
+        assert_eq!(stats.busy_count.load(Relaxed), 1);
+    }
 }
 
 #[test]

@@ -213,9 +213,16 @@ fn stats<'a>(env: Env<'a>, conn: ResourceArc<Conn>) -> Term<'a> {
         atoms::bytes_out() => stats.bytes_out.load(Relaxed),
         atoms::frames_in() => stats.frames_in.load(Relaxed),
         atoms::frames_out() => stats.frames_out.load(Relaxed),
+        atoms::ticks_in() => stats.ticks_in.load(Relaxed),
+        atoms::ticks_out() => stats.ticks_out.load(Relaxed),
+        atoms::wire_in() => stats.wire_in.load(Relaxed),
+        atoms::wire_out() => stats.wire_out.load(Relaxed),
         atoms::queued() => stats.queued.load(Relaxed),
+        atoms::queued_max() => stats.queued_max.load(Relaxed),
         atoms::writes() => stats.writes.load(Relaxed),
         atoms::reads() => stats.reads.load(Relaxed),
+        atoms::busy_count() => stats.busy_count.load(Relaxed),
+        atoms::busy_time() => stats.busy_time().as_micros() as u64,
     })
 }
 

@@ -21,7 +21,9 @@
 //! and dials again at once would else meet a connection that is still being set up here, and be
 //! told to wait for it (`nok`).
 //!
-//! Options: 1 nodelay, 2 keepalive, 3 sndbuf, 4 recbuf, 5 priority, 6 tos.
+//! Options: 1 nodelay, 2 keepalive, 3 sndbuf, 4 recbuf, 5 priority, 6 tos, 7 user timeout
+//! (milliseconds; without effect on a Unix domain socket, where it is 0), 8 how many unsent bytes
+//! the kernel may hold (TCP_NOTSENT_LOWAT).
 //!
 //! The port exits with `connection_closed` when the peer goes away, as a stock node reports it,
 //! with the name of the operating system's error when there is one, or with `tls_error` or
@@ -36,7 +38,7 @@ use polydist_channel::{Buffer, Channel, Closed, Sink};
 use polydist_erl_driver::{
     Binary, BinaryBuf, Driver, Failure, Flow, Message, Port, Segment, errno_name,
 };
-use polydist_transport::{set_tos, tos, transport};
+use polydist_transport::{set_tos, set_user_timeout, tos, transport, user_timeout};
 use socket2::SockRef;
 
 use crate::connection::take_established;
@@ -229,6 +231,7 @@ impl Connection {
         }
         if self.busy != (pending > if self.busy { FREE_BELOW } else { BUSY_ABOVE }) {
             self.busy = !self.busy;
+            channel.stats().set_busy(self.busy);
             port.set_busy(self.busy);
         }
         Ok(())
@@ -266,6 +269,8 @@ impl Connection {
             (4, Ok(size), _) => socket.set_recv_buffer_size(size),
             (5, _, Ok(priority)) => socket.set_priority(priority),
             (6, _, Ok(tos)) => set_tos(&socket, tos),
+            (7, _, Ok(time)) => set_user_timeout(&socket, time),
+            (8, _, Ok(bytes)) => socket.set_tcp_notsent_lowat(bytes),
             _ => return false,
         }
         .is_ok()
@@ -291,6 +296,9 @@ impl Connection {
                 .ok()
                 .and_then(|priority| priority.try_into().ok()),
             6 => tos(&socket).ok().and_then(|tos| tos.try_into().ok()),
+            7 => user_timeout(&socket)
+                .ok()
+                .and_then(|time| time.try_into().ok()),
             _ => None,
         }
     }

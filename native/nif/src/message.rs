@@ -98,8 +98,8 @@ pub(crate) fn log(to: &LocalPid, level: Atom, message: &str, fields: &BTreeMap<&
     });
 }
 
-/// The keys are distinct wherever this is called.
-fn map<'a>(env: Env<'a>, keys: &[Term<'a>], values: &[Term<'a>]) -> Term<'a> {
+/// A map; the keys are distinct wherever this is called.
+pub(crate) fn map<'a>(env: Env<'a>, keys: &[Term<'a>], values: &[Term<'a>]) -> Term<'a> {
     Term::map_from_term_arrays(env, keys, values).unwrap_or_else(|_| Term::map_new(env))
 }
 
@@ -134,7 +134,7 @@ pub(crate) fn binary<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {
     binary.into()
 }
 
-/// `#{transport, peer, local, tls, credentials}`.
+/// `#{transport, peer, local, tls, credentials, took}`.
 pub(crate) fn info<'a>(env: Env<'a>, info: &Info) -> Term<'a> {
     let undefined = || atoms::undefined().encode(env);
     let tls = info.tls.as_ref().map_or_else(undefined, |tls| {
@@ -157,6 +157,7 @@ pub(crate) fn info<'a>(env: Env<'a>, info: &Info) -> Term<'a> {
         atoms::local() => address(env, &info.local),
         atoms::tls() => tls,
         atoms::credentials() => credentials,
+        atoms::took() => info.took.as_micros() as u64,
     })
 }
 

@@ -9,12 +9,11 @@ use crate::{atoms, error, message, term};
 
 #[rustler::nif]
 fn record_encode<'a>(env: Env<'a>, record: Term<'a>) -> NifResult<Term<'a>> {
-    let host: Option<Binary> = term::option(record, atoms::host())?;
-    let host = host.map(|host| host.as_slice().try_into()).transpose();
     let endpoints: Option<Vec<Term>> = term::option(record, atoms::endpoints())?;
     let endpoints = endpoints.unwrap_or_default().into_iter().map(endpoint);
     let record = Record {
-        host: host.map_err(|_| Error::BadArg)?,
+        host: id(record, atoms::host())?,
+        machine: id(record, atoms::machine())?,
         endpoints: endpoints.collect::<NifResult<_>>()?,
     };
     match record.encode() {
@@ -30,6 +29,12 @@ fn record_decode<'a>(env: Env<'a>, bytes: Binary<'a>) -> Term<'a> {
         Ok(record) => (atoms::ok(), to_map(env, &record)).encode(env),
         Err(why) => env.error_tuple(error::pair(env, "bad_record", &why.to_string())),
     }
+}
+
+fn id(record: Term, key: Atom) -> NifResult<Option<[u8; 16]>> {
+    let id: Option<Binary> = term::option(record, key)?;
+    let id = id.map(|id| id.as_slice().try_into()).transpose();
+    id.map_err(|_| Error::BadArg)
 }
 
 fn endpoint(map: Term) -> NifResult<Endpoint> {
@@ -67,13 +72,18 @@ fn to_map<'a>(env: Env<'a>, record: &Record) -> Term<'a> {
         })
     });
     let endpoints: Vec<_> = endpoints.collect();
-    match &record.host {
-        Some(host) => term_map!(env, {
-            atoms::host() => message::binary(env, host),
-            atoms::endpoints() => endpoints,
-        }),
-        None => term_map!(env, { atoms::endpoints() => endpoints }),
+    let (mut keys, mut values) = (vec![atoms::endpoints()], vec![endpoints.encode(env)]);
+    for (key, id) in [
+        (atoms::host(), &record.host),
+        (atoms::machine(), &record.machine),
+    ] {
+        if let Some(id) = id {
+            keys.push(key);
+            values.push(message::binary(env, id));
+        }
     }
+    let keys: Vec<_> = keys.iter().map(|key| key.encode(env)).collect();
+    message::map(env, &keys, &values)
 }
 
 fn where_<'a>(env: Env<'a>, place: &Place) -> Term<'a> {

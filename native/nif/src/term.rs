@@ -89,5 +89,6 @@ pub(crate) fn socket_opts(map: Term) -> NifResult<SocketOpts> {
         recbuf: option(map, atoms::recbuf())?,
         priority: option(map, atoms::priority())?,
         tos: option(map, atoms::tos())?,
+        user_timeout: option(map, atoms::user_timeout())?,
     })
 }

@@ -50,6 +50,8 @@ pub struct Info {
     pub tls: Option<TlsInfo>,
     /// Who the peer is, where the kernel knows.
     pub credentials: Option<Credentials>,
+    /// The time from the start of the dial, or from the accept, to a secured stream.
+    pub took: Duration,
 }
 
 /// What a TLS handshake agreed on, in the names of the standards.
@@ -186,6 +188,8 @@ impl Connection {
                 let result = task.run(connect, &mut connected).await;
                 // Before `task` and `connected` go and whoever waits for them sees it.
                 task.shared.ended(&result);
+                // Before `connected`: whoever is told that it failed finds it closed.
+                drop(task);
                 result
             };
             let out_of_time = async {
@@ -237,7 +241,8 @@ impl Connection {
     }
 
     /// Closes the connection as soon as the frames that were queued are written, or in a second if
-    /// the peer does not take them.
+    /// the peer does not take them. A dial under way is given up at once, whatever is queued: its
+    /// socket is closed by the time its answer, an error of kind [`Kind::Closed`], is there.
     pub fn close(&self) {
         self.shared.closing.send_replace(true);
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use polydist_channel::Stats;
 use rustix::io::Errno;
 use socket2::{SockAddr, Socket};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::connection::{Info, TlsInfo};
 use crate::{
@@ -53,6 +53,7 @@ pub fn dial(
     } = options;
     let side = Side::Dial { tls, server_name };
     transport.check(&side)?;
+    let start = Instant::now();
     let (socket, kernel) = transport.socket(&address)?;
     let what = format!("cannot connect to {} {address}", transport.name());
     transport
@@ -65,7 +66,7 @@ pub fn dial(
             let stream = connect(socket, &kernel, counted).await;
             let stream = stream.map_err(|error| Error::os(&what, &error))?;
             let wire = transport.secure(stream, &address, &side).await?;
-            let info = info(transport, &wire, address.clone());
+            let info = info(transport, &wire, address.clone(), start);
             Ok((wire, info))
         };
         match timeout(limit, connecting).await {
@@ -98,8 +99,13 @@ async fn connect(socket: Socket, address: &SockAddr, stats: Arc<Stats>) -> io::R
     }
 }
 
-/// What there is to say about a stream that has just been secured.
-pub(crate) fn info(transport: &'static dyn Transport, wire: &Wire, peer: Address) -> Info {
+/// What there is to say about a stream that has just been secured, which began at `start`.
+pub(crate) fn info(
+    transport: &'static dyn Transport,
+    wire: &Wire,
+    peer: Address,
+    start: Instant,
+) -> Info {
     let local = wire.socket().local_addr();
     Info {
         transport: transport.name(),
@@ -110,6 +116,7 @@ pub(crate) fn info(transport: &'static dyn Transport, wire: &Wire, peer: Address
             Wire::Tls(tls) => tls_info(tls.get_ref().1),
         },
         credentials: transport.credentials(wire.socket()),
+        took: start.elapsed(),
     }
 }
 

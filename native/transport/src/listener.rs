@@ -264,7 +264,8 @@ async fn handshake(
 ) {
     let transport = shared.transport;
     let stats = Arc::new(Stats::default());
-    let (counted, deadline) = (stats.clone(), Instant::now() + shared.setup_time);
+    let (counted, start) = (stats.clone(), Instant::now());
+    let deadline = start + shared.setup_time;
     let connect = async move {
         let peer = Address::from_kernel(&peer);
         let options = lock(&shared.socket_opts).clone();
@@ -278,7 +279,7 @@ async fn handshake(
         let stream =
             prepare().map_err(|error| Error::os(format!("cannot accept {peer}"), &error))?;
         let wire = transport.secure(stream, &peer, &shared.side).await?;
-        let info = info(transport, &wire, peer);
+        let info = info(transport, &wire, peer, start);
         Ok((wire, info))
     };
     let ended = move |result: Result<(), &Error>| {

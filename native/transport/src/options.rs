@@ -1,6 +1,7 @@
 //! Socket options that users may set, by the names `inet` gives them.
 
 use std::io;
+use std::time::Duration;
 
 use socket2::{Domain, Socket};
 
@@ -19,6 +20,9 @@ pub struct SocketOpts {
     pub priority: Option<u32>,
     /// IP_TOS, or IPV6_TCLASS on an IPv6 socket.
     pub tos: Option<u32>,
+    /// TCP_USER_TIMEOUT in milliseconds: how long sent data may stay unacknowledged; 0 is the
+    /// system's default.
+    pub user_timeout: Option<u32>,
 }
 
 impl SocketOpts {
@@ -33,17 +37,20 @@ impl SocketOpts {
     pub(crate) fn apply_tcp(&self, socket: &Socket) -> io::Result<()> {
         socket.set_tcp_nodelay(self.nodelay.unwrap_or(true))?;
         each(self.tos, |tos| set_tos(socket, tos))?;
-        // After the type of service, which resets it (socket(7)).
+        each(self.user_timeout, |time| set_user_timeout(socket, time))?;
         each(self.priority, |priority| socket.set_priority(priority))
     }
 }
 
-/// Sets IP_TOS, or IPV6_TCLASS on an IPv6 socket, which takes IP_TOS without any effect.
+/// Sets IP_TOS, or IPV6_TCLASS on an IPv6 socket, which takes IP_TOS without any effect. Keeps the
+/// priority, which the kernel would derive from it (socket(7)); so does `inet_drv`.
 pub fn set_tos(socket: &Socket, tos: u32) -> io::Result<()> {
+    let priority = socket.priority()?;
     match socket.domain()? {
-        Domain::IPV6 => socket.set_tclass_v6(tos),
-        _ => socket.set_tos_v4(tos),
+        Domain::IPV6 => socket.set_tclass_v6(tos)?,
+        _ => socket.set_tos_v4(tos)?,
     }
+    socket.set_priority(priority)
 }
 
 /// What [`set_tos`] set.
@@ -52,6 +59,25 @@ pub fn tos(socket: &Socket) -> io::Result<u32> {
         Domain::IPV6 => socket.tclass_v6(),
         _ => socket.tos_v4(),
     }
+}
+
+/// Sets TCP_USER_TIMEOUT to so many milliseconds. A Unix domain socket has no such thing and needs
+/// none: what it takes is with the peer.
+pub fn set_user_timeout(socket: &Socket, milliseconds: u32) -> io::Result<()> {
+    match socket.domain()? {
+        Domain::UNIX => Ok(()),
+        _ => socket.set_tcp_user_timeout(Some(Duration::from_millis(milliseconds.into()))),
+    }
+}
+
+/// What [`set_user_timeout`] set; 0 for a Unix domain socket.
+pub fn user_timeout(socket: &Socket) -> io::Result<u32> {
+    let time = match socket.domain()? {
+        Domain::UNIX => None,
+        _ => socket.tcp_user_timeout()?,
+    };
+    // The kernel keeps it in an int.
+    Ok(time.map_or(0, |time| time.as_millis() as u32))
 }
 
 fn each<T>(option: Option<T>, set: impl FnOnce(T) -> io::Result<()>) -> io::Result<()> {

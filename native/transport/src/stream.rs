@@ -3,7 +3,6 @@
 use std::io::{self, IoSlice, Read, Write};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
 use polydist_channel::Stats;
@@ -62,7 +61,7 @@ impl AsyncRead for Stream {
             let mut ready = ready!(self.fd.poll_read_ready(cx))?;
             let unfilled = buf.initialize_unfilled();
             if let Ok(result) = ready.try_io(|fd| fd.get_ref().read(unfilled)) {
-                count(&self.stats.reads);
+                self.stats.read(*result.as_ref().unwrap_or(&0));
                 return Poll::Ready(result.map(|len| buf.advance(len)));
             }
         }
@@ -86,7 +85,7 @@ impl AsyncWrite for Stream {
         loop {
             let mut ready = ready!(self.fd.poll_write_ready(cx))?;
             if let Ok(result) = ready.try_io(|fd| fd.get_ref().write_vectored(slices)) {
-                count(&self.stats.writes);
+                self.stats.write(*result.as_ref().unwrap_or(&0));
                 return Poll::Ready(result);
             }
         }
@@ -114,10 +113,6 @@ impl AsyncWrite for Stream {
 )]
 pub(crate) fn poll(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     AsyncFd::new(socket)
-}
-
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Relaxed);
 }
 
 /// A stream as its transport secured it.

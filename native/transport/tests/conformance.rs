@@ -3,12 +3,13 @@
 mod support;
 
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use polydist_proto::frame::Prefix;
-use polydist_transport::{Address, Info, Kind, MAX_HANDSHAKE_FRAME};
+use polydist_transport::{Address, Info, Kind, MAX_HANDSHAKE_FRAME, user_timeout};
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::{Errno, FdFlags, fcntl_getfd};
+use socket2::SockRef;
 use support::{Place, Raw, soon, until};
 
 macro_rules! for_every_transport {
@@ -36,6 +37,7 @@ for_every_transport! {
     a_peer_that_closes_is_reported
     frames_queued_before_close_arrive
     close_answers_whoever_waits
+    close_gives_up_a_dial_under_way
     a_dropped_connection_closes
     a_frame_too_long_for_its_prefix_is_refused
     nobody_listening_is_econnrefused_or_enoent
@@ -43,6 +45,7 @@ for_every_transport! {
     a_closed_listener_leaves_its_address_at_once
     pending_connections_over_the_cap_wait
     counters_count_the_handshake
+    a_user_timeout_reaches_both_ends_where_there_is_such_a_thing
 }
 
 async fn frames_pass_both_ways_in_order(place: Place) {
@@ -71,9 +74,13 @@ async fn frames_pass_both_ways_in_order(place: Place) {
 
 async fn both_ends_know_each_other(place: Place) {
     let (listener, mut incoming) = place.open().unwrap();
+    let start = Instant::now();
     let (_dialled, connected) = place.dial(listener.address());
     let ours: Info = soon(connected).await.unwrap();
     let theirs = soon(incoming.next()).await.unwrap().info;
+    for took in [ours.took, theirs.took] {
+        assert!(took > Duration::ZERO && took <= start.elapsed(), "{took:?}");
+    }
     assert_eq!(ours.transport, place.transport.name());
     assert_eq!(&ours.peer, listener.address());
     assert_eq!(ours.local, theirs.peer);
@@ -246,6 +253,32 @@ async fn close_answers_whoever_waits(place: Place) {
     assert!(start.elapsed() < Duration::from_millis(500));
 }
 
+/// A listener whose kernel queue is full and that never accepts.
+async fn close_gives_up_a_dial_under_way(mut place: Place) {
+    place.listen.backlog = 1;
+    place.dial.timeout = support::SOON * 2;
+    let bound = place.transport.bind(&place.address, &place.listen);
+    let (_socket, address) = bound.unwrap();
+    let dialled: Vec<_> = (0..10).map(|_| place.dial(&address)).collect();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let start = Instant::now();
+    let mut given_up = 0;
+    for (connection, connected) in dialled {
+        connection.send(b"never sent").unwrap();
+        connection.close();
+        connection.close();
+        // The first ones may have found a place in the queue.
+        if let Err(error) = soon(connected).await {
+            assert_eq!(error.kind(), Kind::Closed, "{error}");
+            assert!(connection.is_closed());
+            assert_eq!(connection.send(b"late").unwrap_err(), error);
+            given_up += 1;
+        }
+    }
+    assert!(given_up >= 5, "{given_up} dials were under way");
+    assert!(start.elapsed() < Duration::from_millis(500));
+}
+
 async fn a_dropped_connection_closes(place: Place) {
     let (listener, mut incoming) = place.open().unwrap();
     let (dialled, accepted) = place.pair(&listener, &mut incoming).await;
@@ -349,7 +382,45 @@ async fn counters_count_the_handshake(place: Place) {
         (5, 1)
     );
     assert!(load(&out.writes) >= 1 && load(&received.reads) >= 1);
+    until(|| load(&received.wire_in) == load(&out.wire_out)).await;
+    let (wire, framed) = (
+        load(&out.wire_out),
+        place.transport.prefix().size() as u64 + 5,
+    );
+    match place.transport.name() {
+        "tls" => assert!(wire > framed, "{wire} bytes with the TLS handshake"),
+        _ => assert_eq!((wire, load(&out.wire_in)), (framed, 0)),
+    }
+    assert_eq!((load(&out.ticks_out), load(&received.ticks_in)), (0, 0));
     let kept = out.clone();
     let established = soon(dialled.detach()).await.unwrap();
     assert!(std::sync::Arc::ptr_eq(&kept, &established.stats));
+}
+
+async fn a_user_timeout_reaches_both_ends_where_there_is_such_a_thing(mut place: Place) {
+    place.dial.socket.user_timeout = Some(30_000);
+    place.listen.socket.user_timeout = Some(20_000);
+    let (listener, mut incoming) = place.open().unwrap();
+    let mut options = place.listen.socket.clone();
+    for theirs in [20_000, 10_000] {
+        options.user_timeout = Some(theirs);
+        listener.set_options(options.clone()).unwrap();
+        let (dialled, accepted) = place.pair(&listener, &mut incoming).await;
+        for (connection, expected) in [(&dialled, 30_000), (&accepted.connection, theirs)] {
+            let established = soon(connection.detach()).await.unwrap();
+            let expected = match place.transport.name() {
+                "uds" => 0,
+                _ => expected,
+            };
+            let socket = SockRef::from(&established.fd);
+            assert_eq!(user_timeout(&socket).unwrap(), expected);
+        }
+    }
+    options.user_timeout = Some(u32::MAX);
+    let refused = listener
+        .set_options(options)
+        .err()
+        .map(|error| error.kind());
+    let expected = (place.transport.name() != "uds").then_some(Kind::Os(Errno::INVAL));
+    assert_eq!(refused, expected, "the kernel keeps it in an int");
 }

@@ -4,6 +4,7 @@ mod support;
 
 use std::time::Duration;
 
+use polydist_transport::Kind;
 use support::{Place, open_fds, soon, tcp4, tcp6, tls, uds, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -13,6 +14,8 @@ async fn nothing_leaves_a_file_descriptor_behind() {
         connections_that_come_and_go(&place).await;
         assert_eq!(open_fds(), before, "{:?}", place.transport);
         dials_that_are_given_up(&place).await;
+        until(|| open_fds() == before).await;
+        dials_that_are_closed(&place).await;
         until(|| open_fds() == before).await;
     }
 }
@@ -47,5 +50,29 @@ async fn dials_that_are_given_up(place: &Place) {
     assert_eq!(open_fds(), with_socket + 10);
     drop(dialled);
     until(|| open_fds() == with_socket).await;
+    place.transport.unbind(&address);
+}
+
+/// As above, but by name: the socket is gone by the time the answer is there.
+async fn dials_that_are_closed(place: &Place) {
+    let mut options = place.listen.clone();
+    options.backlog = 1;
+    let (_socket, address) = place.transport.bind(&place.address, &options).unwrap();
+    let dialled: Vec<_> = (0..10).map(|_| place.dial(&address)).collect();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let mut given_up = 0;
+    for (connection, connected) in dialled {
+        let open = open_fds();
+        connection.close();
+        match soon(connected).await {
+            Ok(_) => until(|| open_fds() == open - 1).await, // it had found a place in the queue
+            Err(error) => {
+                assert_eq!(error.kind(), Kind::Closed);
+                assert_eq!(open_fds(), open - 1, "{:?}", place.transport);
+                given_up += 1;
+            }
+        }
+    }
+    assert!(given_up >= 5, "{given_up} dials were under way");
     place.transport.unbind(&address);
 }

@@ -2,9 +2,9 @@
 
 mod support;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use polydist_transport::{Address, Error, Kind, Pem, TlsConfig, Verify, Version};
 use rcgen::date_time_ymd;
@@ -193,6 +193,49 @@ async fn a_server_that_says_nothing_is_a_timeout() {
     let error = soon(place.dial(&address).1).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Timeout);
     assert!(error.to_string().contains("200 ms"), "{error}");
+}
+
+#[tokio::test]
+async fn closing_gives_up_a_tls_handshake_and_its_socket_at_once() {
+    let place = tls();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = Address::Ip(silent.local_addr().unwrap());
+    let (dialled, connected) = place.dial(&address);
+    let mut peer = tokio::task::spawn_blocking(move || {
+        let (mut peer, _) = silent.accept().unwrap();
+        peer.set_read_timeout(Some(support::SOON)).unwrap();
+        peer.read_exact(&mut [0; 5]).unwrap(); // the handshake is under way
+        peer
+    })
+    .await
+    .unwrap();
+    let start = Instant::now();
+    dialled.close();
+    assert_eq!(soon(connected).await.unwrap_err().kind(), Kind::Closed);
+    let rest = tokio::task::spawn_blocking(move || peer.read_to_end(&mut Vec::new()));
+    rest.await.unwrap().unwrap();
+    assert!(start.elapsed() < Duration::from_millis(500));
+}
+
+#[tokio::test]
+async fn the_time_it_took_includes_the_tls_handshake_on_both_sides() {
+    const DELAY: Duration = Duration::from_millis(60);
+    let place = tls();
+    let (listener, mut incoming) = place.open().unwrap();
+    let Address::Ip(behind) = *listener.address() else {
+        unreachable!("it is TCP")
+    };
+    let front = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = Address::Ip(front.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (mut client, _) = front.accept().await.unwrap();
+        let mut server = tokio::net::TcpStream::connect(behind).await.unwrap();
+        tokio::time::sleep(DELAY).await;
+        let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+    });
+    let (_dialled, connected) = place.dial(&address);
+    assert!(soon(connected).await.unwrap().took >= DELAY);
+    assert!(soon(incoming.next()).await.unwrap().info.took >= DELAY - Duration::from_millis(5));
 }
 
 #[test]
