@@ -162,8 +162,8 @@ select(Node) ->
     try
         {node, _, _} = dist_util:split_node(Node),
         case polydist_listeners:config() of
-            {ok, #{policy := Policy}} when Policy =/= undefined -> polydist_policy:may_connect(Policy, Node);
-            _ -> true
+            {ok, #{policy := Policy}} -> polydist_policy:may_connect(Policy, Node);
+            {error, _} -> true
         end
     catch
         _:_ -> false

@@ -3,9 +3,10 @@
 %%% Every key is an environment key of the application polydist and a flag, `-polydist Key Term'; a flag wins, and of two the
 %%% later. The flags matter: remsh and release scripts start nodes that see no sys.config.
 %%%
-%%%   policy     [{Match, #{transports => [..]}}]                       see polydist_policy
+%%%   policy     [{Match, #{transports => [..]}}]                       see polydist_rule
 %%%   listen     #{tcp | tcp6 | tls => #{ip => any | Address, port => N, ports => {Low, High}},
 %%%                uds => #{dir => Path, mode => 8#600}}
+%%%   uds_dirs   [Path]: directories whose sockets are dialled, besides those where we would put ours
 %%%   legacy     tcp | tls | tcp6: whose port is registered as the one that stock nodes dial
 %%%   tls        the terms of an -ssl_dist_optfile                      see polydist_tls_config
 %%%   log_level  error | warning | info | debug: of the native library
@@ -23,13 +24,14 @@
 -export_type([config/0, place/0]).
 
 -type place() :: #{ip => any | inet:ip_address(), ports => {inet:port_number(), inet:port_number()}}.
--type config() :: #{policy := polydist_policy:policy() | undefined,
+-type config() :: #{policy := polydist_policy:policy(),
                     listen := #{tcp | tcp6 | tls => place(), uds => #{dir => string(), mode => non_neg_integer()}},
+                    uds_dirs := [binary()],
                     legacy := tcp | tls | tcp6 | undefined,
                     tls := term() | undefined,
                     log_level := error | warning | info | debug}.
 
--define(KEYS, [policy, listen, legacy, tls, log_level]).
+-define(KEYS, [policy, listen, uds_dirs, legacy, tls, log_level]).
 
 %% @doc The configuration of this node. Works as soon as the code server runs.
 -spec read() -> {ok, config()} | {error, Sentence :: binary()}.
@@ -49,7 +51,8 @@ parse(Flags, Environment) ->
         Given = maps:merge(maps:from_list(lists:keydelete(included_applications, 1, Environment)),
                            maps:from_list([flag(Words) || Words <- Flags])),
         {ok, maps:fold(fun(Key, Value, Config) -> Config#{Key := value(Key, Value)} end,
-                       #{policy => undefined, listen => #{}, legacy => undefined, tls => undefined, log_level => warning},
+                       #{policy => value(policy, []), listen => #{}, uds_dirs => [], legacy => undefined, tls => undefined,
+                         log_level => warning},
                        Given)}
     catch
         throw:{invalid, Sentence} -> {error, Sentence}
@@ -87,6 +90,8 @@ value(policy, Value) ->
     end;
 value(listen, Value) when is_map(Value) -> maps:map(fun place/2, Value);
 value(listen, Value) -> invalid("listen is ~0p, but must be a map such as #{tcp => #{port => 9100}}", [Value]);
+value(uds_dirs, Value) when is_list(Value) -> [directory(Value, Each) || Each <- proper(Value)];
+value(uds_dirs, Value) -> no_directories(Value);
 value(legacy, Value) when Value =:= tcp; Value =:= tls; Value =:= tcp6 -> Value;
 value(legacy, Value) -> invalid("legacy is ~0p, but must be tcp, tls or tcp6: whose port stock nodes are told", [Value]);
 value(tls, Value) -> Value; % polydist_tls_config checks it: a mistake there stops TLS only
@@ -94,16 +99,50 @@ value(log_level, Value) when Value =:= error; Value =:= warning; Value =:= info;
 value(log_level, Value) -> invalid("log_level is ~0p, but must be error, warning, info or debug", [Value]);
 value(Key, _) -> unknown(Key).
 
+proper(List) ->
+    try length(List) of
+        _ -> List
+    catch
+        error:badarg -> no_directories(List)
+    end.
+
+directory(All, Path) when is_list(Path); is_binary(Path) ->
+    case text(Path) of
+        {ok, "/" ++ _ = Dir} -> unicode:characters_to_binary(Dir);
+        _ -> no_directories(All)
+    end;
+directory(All, _) ->
+    no_directories(All).
+
+text(Text) ->
+    try unicode:characters_to_list(Text) of
+        Chars when is_list(Chars) -> {ok, Chars};
+        _ -> error
+    catch
+        error:badarg -> error
+    end.
+
+-spec no_directories(term()) -> no_return().
+no_directories(Value) ->
+    invalid("uds_dirs is ~0tp, but must be a list of absolute paths: [\"/run/shared\"]", [Value]).
+
 place(uds, Options) when is_map(Options) -> maps:map(fun uds_option/2, Options);
 place(Transport, Options) when is_map(Options), Transport =:= tcp orelse Transport =:= tcp6 orelse Transport =:= tls ->
     maps:fold(fun(Key, Value, Place) -> inet_option(Transport, Key, Value, Place) end, #{}, Options);
 place(Transport, Options) ->
     invalid("listen has ~0p => ~0p, but must map tcp, tcp6, tls or uds to a map of options", [Transport, Options]).
 
-uds_option(dir, Dir) when is_binary(Dir), Dir =/= <<>> -> unicode:characters_to_list(Dir);
-uds_option(dir, [_ | _] = Dir) -> Dir;
+uds_option(dir, Dir) when is_binary(Dir); is_list(Dir) ->
+    case text(Dir) of
+        {ok, [_ | _] = Path} -> Path;
+        _ -> unknown_uds_option(dir, Dir)
+    end;
 uds_option(mode, Mode) when is_integer(Mode), Mode >= 0, Mode =< 8#777 -> Mode;
 uds_option(Key, Value) ->
+    unknown_uds_option(Key, Value).
+
+-spec unknown_uds_option(term(), term()) -> no_return().
+unknown_uds_option(Key, Value) ->
     invalid("listen has uds => #{~0p => ~0p}, but uds knows dir => Path and mode => 8#600", [Key, Value]).
 
 inet_option(_, port, Port, Place) when is_integer(Port), Port >= 0, Port =< 65535 -> Place#{ports => {Port, Port}};
@@ -116,9 +155,13 @@ inet_option(Transport, Key, Value, _) ->
             [Transport, Key, Value, Transport]).
 
 ip(Transport, Text) when is_list(Text); is_binary(Text) ->
-    case inet:parse_strict_address(unicode:characters_to_list(Text)) of
-        {ok, Ip} -> ip(Transport, Ip);
-        {error, _} -> invalid("listen has ~0p => #{ip => ~0p}, which is not an IP address", [Transport, Text])
+    case text(Text) of
+        {ok, Chars} ->
+            case inet:parse_strict_address(Chars) of
+                {ok, Ip} -> ip(Transport, Ip);
+                {error, _} -> no_ip(Transport, Text)
+            end;
+        error -> no_ip(Transport, Text)
     end;
 ip(Transport, Ip) ->
     Fits = case Transport of
@@ -130,6 +173,10 @@ ip(Transport, Ip) ->
         true -> Ip;
         false -> invalid("listen has ~0p => #{ip => ~0p}, but ~0p listens on ~ts", [Transport, Ip, Transport, kind(Transport)])
     end.
+
+-spec no_ip(atom(), term()) -> no_return().
+no_ip(Transport, Text) ->
+    invalid("listen has ~0p => #{ip => ~0p}, which is not an IP address", [Transport, Text]).
 
 kind(tcp) -> "an IPv4 address";
 kind(tcp6) -> "an IPv6 address";
@@ -193,23 +240,27 @@ socket_options(Direction) ->
 
 %% @doc Sorts a list of socket options as inet takes them into those we can set and the others.
 -spec pick_socket_options(term()) -> {Known :: map(), Ignored :: [term()]}.
-pick_socket_options(Options) when is_list(Options) ->
-    lists:foldl(fun(Option, {Known, Ignored}) ->
-                        case socket_option(Option) of
-                            set -> {maps:put(element(1, Option), element(2, Option), Known), Ignored};
-                            implied -> {Known, Ignored};
-                            unknown -> {Known, Ignored ++ [Option]}
-                        end
-                end, {#{}, []}, Options);
+pick_socket_options([Option | Options]) ->
+    {Known, Ignored} = pick_socket_options(Options),
+    case socket_option(Option) of
+        set -> {maps:merge(maps:from_list([Option]), Known), Ignored}; % of two the later wins
+        implied -> {Known, Ignored};
+        unknown -> {Known, [Option | Ignored]}
+    end;
+pick_socket_options([]) ->
+    {#{}, []};
 pick_socket_options(Other) ->
     {#{}, [Other]}.
 
 socket_option({Name, Value}) when Name =:= nodelay; Name =:= keepalive -> known(is_boolean(Value));
 socket_option({Name, Value}) when Name =:= sndbuf; Name =:= recbuf; Name =:= backlog ->
-    known(is_integer(Value) andalso Value > 0);
-socket_option({Name, Value}) when Name =:= priority; Name =:= tos -> known(is_integer(Value) andalso Value >= 0);
+    known(is_number_from(1, Value));
+socket_option({Name, Value}) when Name =:= priority; Name =:= tos; Name =:= user_timeout -> known(is_number_from(0, Value));
 socket_option({reuseaddr, true}) -> implied; % always done
 socket_option(_) -> unknown.
+
+is_number_from(Least, Value) ->
+    is_integer(Value) andalso Value >= Least andalso Value =< 16#7fffffff.
 
 known(true) -> set;
 known(false) -> unknown.

@@ -1,11 +1,12 @@
 %%% One process a connection: it finds and dials the peer or takes an accepted connection, goes through the handshake, and then
 %%% supervises. It must be one process: the VM lets only that one name a peer's controller that net_kernel was told about.
 %%%
-%%%   1. lookup and policy give the addresses, tried in order        (only when we dial)
+%%%   1. polydist_lookup and the policy give the addresses, polydist_dial connects to one of them   (only when we dial)
 %%%   2. dist_util's handshake, frame by frame through the library
 %%%   3. f_getll: the connection leaves the library's threads for a driver port, which is the controller from here on
 %%%   4. f_setopts_post_nodeup: the port begins to read, and lets go the last frame of an accepted handshake
-%%%   5. dist_util's con_loop; it ends with the port, to which it is linked, by the port's reason
+%%%   5. dist_util's con_loop, or polydist_tick's where the policy sets a ticktime; it ends with the port, to which it is linked, by
+%%%      the port's reason
 %%%
 %%% dist_util's `socket' is `{Conn, Port}' throughout.
 -module(polydist_connection).
@@ -23,6 +24,9 @@
 -define(SETOPT, 4).
 -define(GETOPT, 5).
 -define(LAST_FRAME, 6).
+
+-define(NOTSENT_LOWAT, 8).
+-define(UNSENT, 131072).
 
 -type socket() :: {polydist_native:conn(), port()}.
 
@@ -47,33 +51,50 @@ do_accept(Kernel, Acceptor, Conn, Info, MyNode, Allowed, SetupTime) ->
         {'DOWN', Monitor, process, Acceptor, _} -> ?shutdown(no_node)
     end,
     Timer = dist_util:start_timer(SetupTime),
-    HsData = hs_data(Conn, open_port(no_node), Info, in, SetupTime),
+    Start = erlang:monotonic_time() - native(maps:get(took, Info)),
+    HsData = hs_data(#{conn => Conn, port => open_port(no_node), info => Info, direction => in, kernel => Kernel, start => Start,
+                       setup_time => SetupTime}),
     dist_util:handshake_other_started(HsData#hs_data{kernel_pid = Kernel, this_node = MyNode, timer = Timer, allowed = Allowed}).
 
 -spec do_setup(pid(), node(), atom(), node(), shortnames | longnames, timeout()) -> no_return().
 do_setup(Kernel, Node, Type, MyNode, LongOrShortNames, SetupTime) ->
     Timer = dist_util:start_timer(SetupTime),
+    Start = erlang:monotonic_time(),
     Deadline = erlang:monotonic_time(millisecond) + SetupTime - SetupTime div 20, % so that our reason comes before the timer's
     Host = check_name(Node, LongOrShortNames),
-    case polydist_lookup:candidates(Node, Deadline) of
-        {ok, [_ | _] = Candidates, _} ->
-            case dial(Candidates, Host, Deadline, []) of
-                {ok, Conn, Info} ->
-                    dist_util:reset_timer(Timer),
-                    HsData = hs_data(Conn, open_port(Node), Info, out, SetupTime),
-                    dist_util:handshake_we_started(
-                        HsData#hs_data{kernel_pid = Kernel, other_node = Node, this_node = MyNode, timer = Timer,
-                                       request_type = Type});
-                {error, Failures} ->
-                    refused(Node, Failures)
-            end;
-        {ok, [], Skipped} ->
-            polydist_log:say(warning, "no way to ~ts: ~ts", [Node, sentences(Skipped)]),
-            ?shutdown(Node);
-        {error, {_, Sentence}} ->
-            polydist_log:say(info, "cannot find ~ts: ~ts", [Node, Sentence]),
-            ?shutdown(Node)
+    ok = polydist_attempts:start(Node),
+    Context = case polydist_choice:take(Node) of
+                  {taken, Plan, {ok, _, #{took := Took}, _, _} = Result} -> dialled(Node, Plan, Result, Start - native(Took));
+                  none -> dial(Node, Host, Deadline, Start)
+              end,
+    dist_util:reset_timer(Timer),
+    HsData = hs_data(Context#{port => open_port(Node), direction => out, node => Node, kernel => Kernel, setup_time => SetupTime}),
+    dist_util:handshake_we_started(HsData#hs_data{kernel_pid = Kernel, other_node = Node, this_node = MyNode, timer = Timer,
+                                                  request_type = Type}).
+
+dial(Node, Host, Deadline, Start) ->
+    case polydist_lookup:plan(Node, Deadline) of
+        #{candidates := [_ | _] = Candidates} = Plan ->
+            ok = polydist_attempts:note(Node, #{plan => Plan, stage => dial}),
+            dialled(Node, Plan, polydist_dial:race(Candidates, Host, Deadline), Start);
+        #{error := Error} = Plan ->
+            give_up(Node, #{plan => Plan, reason => Error})
     end.
+
+dialled(Node, Plan, {ok, Conn, #{transport := Transport, peer := Peer} = Info, #{settings := Settings}, Attempts}, Start) ->
+    ok = polydist_attempts:note(Node, #{plan => Plan, stage => handshake, attempts => Attempts, dialled => {Transport, Peer}}),
+    #{conn => Conn, info => Info, settings => Settings, start => Start};
+dialled(Node, _, {error, Attempts}, _) ->
+    give_up(Node, #{attempts => Attempts, reason => polydist_dial:failure(Attempts)}).
+
+native(Microseconds) ->
+    erlang:convert_time_unit(Microseconds, microsecond, native).
+
+%% The process that watches the attempt logs it.
+-spec give_up(node(), map()) -> no_return().
+give_up(Node, Why) ->
+    ok = polydist_attempts:note(Node, Why),
+    ?shutdown(Node).
 
 %% As stock carriers: a short name has no dot in its host, a long one has, or is an address.
 check_name(Node, LongOrShortNames) ->
@@ -101,64 +122,6 @@ illegal(Node, Host, Why) ->
     error_logger:error_msg("** ~ts **~n** Hostname ~ts is illegal **~n", [Why, Host]),
     ?shutdown(Node).
 
-%% One after the other, each with its share of the time that is left.
-dial([], _, _, Failures) ->
-    {error, lists:reverse(Failures)};
-dial([#{transport := Transport, address := Address} | Rest], Host, Deadline, Failures) ->
-    Timeout = max(1, polydist_lookup:remaining(Deadline) div (1 + length(Rest))),
-    case dial_one(Transport, Address, Host, Timeout) of
-        {ok, _, _} = Ok -> Ok;
-        {error, Reason} -> dial(Rest, Host, Deadline, [{Transport, Address, Reason} | Failures])
-    end.
-
-dial_one(Transport, Address, Host, Timeout) ->
-    {Socket, _} = polydist_config:socket_options(connect),
-    Options = #{timeout => Timeout, socket => maps:remove(backlog, Socket)},
-    case Transport of
-        tls ->
-            case polydist_listeners:tls(client) of
-                {ok, Tls} ->
-                    Name = unicode:characters_to_binary(Host),
-                    connect(tls, Address, Options#{tls => Tls, server_name => Name}, Timeout);
-                Error ->
-                    Error
-            end;
-        _ -> connect(Transport, Address, Options, Timeout)
-    end.
-
-connect(Transport, Address, Options, Timeout) ->
-    Ref = make_ref(),
-    case polydist_native:dial(Transport, Address, Options, Ref) of
-        {ok, Conn} ->
-            case polydist_native:await(Ref, Timeout + 1000) of
-                {connected, Info} -> {ok, Conn, Info};
-                {error, _} = Error ->
-                    ok = polydist_native:close(Conn),
-                    Error
-            end;
-        Error -> Error
-    end.
-
--spec refused(node(), [{polydist_native:transport(), polydist_native:address(), {atom(), binary()}}]) -> no_return().
-refused(Node, Failures) ->
-    polydist_log:say(level([Kind || {_, _, {Kind, _}} <- Failures]),
-                     "cannot connect to ~ts: ~ts", [Node, sentences([{T, S} || {T, _, {_, S}} <- Failures])]),
-    ?shutdown(Node).
-
-%% A peer that is not there is daily life; a certificate that is not accepted wants somebody to look.
-level(Kinds) ->
-    case lists:all(fun is_daily/1, Kinds) of
-        true -> info;
-        false -> warning
-    end.
-
-is_daily(Kind) ->
-    lists:member(Kind, [econnrefused, econnreset, etimedout, timeout, closed, enoent, ehostunreach, enetunreach, ehostdown,
-                        not_found, epipe, eaddrnotavail, refused]).
-
-sentences(Reasons) ->
-    lists:join("; ", [[atom_to_list(T), ": ", Sentence] || {T, Sentence} <- Reasons]).
-
 %% Linked to this process: the connection ends with it, and it ends with the connection.
 open_port(Node) ->
     try
@@ -169,18 +132,19 @@ open_port(Node) ->
             ?shutdown(Node)
     end.
 
-hs_data(Conn, Port, #{transport := Transport} = Info, Direction, SetupTime) ->
+hs_data(#{conn := Conn, port := Port, info := #{transport := Transport}, direction := Direction, setup_time := SetupTime} = Context) ->
     #hs_data{socket = {Conn, Port},
              this_flags = 0,
              f_send = case Direction of
                           in -> fun answer/2;
                           out -> fun send/2
                       end,
-             f_recv = fun(Socket, 0, Timeout) -> recv(Socket, Timeout, Info) end,
+             f_recv = fun(Socket, 0, Timeout) -> recv(Socket, Timeout, Context) end,
              f_setopts_pre_nodeup = fun(_) -> ok end,
              f_getll = fun(Socket) -> getll(Socket, SetupTime) end,
-             f_address = fun(Socket, Node) -> established(Socket, Node, Info, Direction) end,
+             f_address = fun(Socket, Node) -> established(Socket, Node, Context) end,
              f_setopts_post_nodeup = fun start/1,
+             f_handshake_complete = fun(Socket, Node, _) -> supervise(Socket, Node, Context) end,
              mf_tick = fun ?MODULE:tick/1,
              mf_getstat = fun ?MODULE:getstat/1,
              mf_setopts = fun(Socket, Options) -> ?MODULE:setopts(Transport, Socket, Options) end,
@@ -204,10 +168,11 @@ answer(Socket, Frame) ->
     send(Socket, Frame).
 
 %% dist_util bounds the wait by its timer, and says nothing about what came of it.
-recv({Conn, _}, Timeout, #{transport := Transport, peer := Peer}) ->
+recv({Conn, _}, Timeout, Context) ->
     Ref = make_ref(),
     ok = polydist_native:recv(Conn, Ref),
-    case erase(?MODULE) of
+    Last = erase(?MODULE),
+    case Last of
         %% The last frame of a handshake that we began: from it on the peer takes us for connected, so the connection is detached with it, rather
         %% than when dist_util comes to ask. The process dictionary is all that one call of dist_util's has in common with the next.
         expecting_acknowledgement -> put(?MODULE, detach(Conn));
@@ -215,11 +180,24 @@ recv({Conn, _}, Timeout, #{transport := Transport, peer := Peer}) ->
     end,
     case polydist_native:await(Ref, Timeout) of
         {ok, Frame} -> {ok, binary_to_list(Frame)};
-        {error, {Kind, Sentence}} ->
-            %% Here a TLS 1.3 client learns that the server did not like its certificate.
-            polydist_log:say(level([Kind]), "handshake over ~p with ~ts: ~ts", [Transport, text(Peer), Sentence]),
+        {error, {Kind, _} = Reason} ->
+            ended(Context, Last, Reason),
             {error, Kind}
     end.
+
+%% Here a TLS 1.3 client learns that the server did not like its certificate.
+ended(#{direction := in, info := #{transport := Transport, peer := Peer}}, _, {Kind, Sentence}) ->
+    Level = case polydist_attempts:is_daily(Kind) of
+                true -> info;
+                false -> warning
+            end,
+    polydist_log:say(Level, "handshake over ~p with ~ts: ~ts", [Transport, text(Peer), Sentence]);
+ended(#{node := Node, info := #{transport := Transport}}, Last, {Kind, Sentence}) ->
+    Hint = case {Last, Kind} of
+               {expecting_acknowledgement, closed} -> " after our answer to its challenge; have both nodes the same cookie?";
+               _ -> ""
+           end,
+    polydist_attempts:note(Node, #{reason => {Kind, polydist_log:text("~p: ~ts~ts", [Transport, Sentence, Hint])}}).
 
 text({local, Path}) -> Path;
 text({Ip, Port}) -> [inet:ntoa(Ip), " port ", integer_to_list(Port)].
@@ -245,11 +223,44 @@ detach(Conn) ->
 
 %% dist_util wants the peer's address when the VM has the node up and nothing has been read from it: the place to enter the
 %% list.
-established({Conn, _}, Node, #{transport := Transport, peer := Peer, tls := Tls}, Direction) ->
-    polydist_connections:enter(#{node => Node, transport => Transport, direction => Direction, peer => Peer,
-                                 since => erlang:system_time(millisecond), tls => Tls, conn => Conn}),
+established({Conn, _} = Socket, Node, #{info := Info, direction := Direction, start := Start} = Context) ->
+    #{transport := Transport, peer := Peer} = Info,
+    Took = erlang:monotonic_time() - Start,
+    Direction =:= in orelse polydist_attempts:connected(Node, erlang:convert_time_unit(Took, native, millisecond)),
+    polydist_connections:enter(#{node => Node, direction => Direction, since => erlang:system_time(millisecond), conn => Conn,
+                                 handshake_time => erlang:convert_time_unit(Took, native, microsecond),
+                                 settings => settings(Socket, Node, Context), missed => counters:new(1, []),
+                                 info => maps:with([transport, peer, local, tls], Info)}),
     {node, _, Host} = dist_util:split_node(Node),
     polydist_carrier:net_address(Transport, Peer, Host).
+
+%% What the policy says of the peer. Who accepts learns only now who it is.
+settings(_, _, #{settings := Settings}) ->
+    Settings;
+settings(Socket, Node, #{info := #{transport := Transport, peer := Peer}}) ->
+    #{socket := Options} = Settings = polydist_lookup:settings(Node, Transport, Peer),
+    case setopts(Transport, Socket, maps:to_list(Options)) of
+        ok -> ok;
+        {error, Reason} ->
+            polydist_log:say(warning, "the socket options ~0p of the policy could not be set on the connection that ~ts opened: ~0p",
+                             [Options, Node, Reason])
+    end,
+    Settings.
+
+%% Returns where dist_util is to look after the connection.
+supervise(Socket, Node, #{kernel := Kernel, info := #{transport := Transport}}) ->
+    {ok, #{settings := Settings, missed := Missed}} = polydist_connections:own(),
+    case Settings of
+        #{ticktime := Ticktime} ->
+            _ = show_progress(Transport, Socket),
+            polydist_tick:supervise(Kernel, Node, Transport, Socket, Ticktime, Missed);
+        #{} -> polydist_tick:watch(Missed)
+    end.
+
+%% A slow reader is alive, which polydist_tick sees by what the socket takes. With megabytes of unsent output in the kernel that would
+%% stand still for seconds: TCP calls a socket writable again only when a third of its buffer is free.
+show_progress(uds, _) -> ok;
+show_progress(_, {_, Port}) -> control(Port, ?SETOPT, <<?NOTSENT_LOWAT, ?UNSENT:32>>).
 
 start({_, Port}) ->
     case control(Port, ?START, <<>>) of
@@ -270,7 +281,9 @@ tick({_, Port} = Socket) ->
 %% @doc The frames read and written and the bytes waiting.
 -spec getstat(socket()) -> {ok, non_neg_integer(), non_neg_integer(), non_neg_integer()}.
 getstat({Conn, _}) ->
-    polydist_native:getstat(Conn).
+    {ok, FramesIn, _, _} = Stat = polydist_native:getstat(Conn),
+    ok = polydist_tick:observe(FramesIn),
+    Stat.
 
 %% @doc net_kernel:setopts/2 on an established connection.
 -spec setopts(polydist_native:transport(), socket(), [term()]) -> ok | {error, term()}.
@@ -293,15 +306,15 @@ getopts(Transport, {_, Port}, Names) ->
                                 <<Value:32/signed>> <- [control(Port, ?GETOPT, <<Code>>)]],
     {ok, [{Name, named(Name, Value)} || {Name, Value} <- Options]}.
 
-%% The socket of a Unix domain has no such thing as Nagle's algorithm; asking for it to be off is not an error.
-code(uds, nodelay) -> none;
-code(uds, tos) -> none;
+%% A Unix socket has nothing of what belongs to TCP and IP; asking for it is not an error.
+code(uds, Name) when Name =:= nodelay; Name =:= priority; Name =:= tos; Name =:= user_timeout -> none;
 code(_, nodelay) -> {ok, 1};
 code(_, keepalive) -> {ok, 2};
 code(_, sndbuf) -> {ok, 3};
 code(_, recbuf) -> {ok, 4};
 code(_, priority) -> {ok, 5};
 code(_, tos) -> {ok, 6};
+code(_, user_timeout) -> {ok, 7};
 code(_, _) -> none.
 
 value(true) -> 1;

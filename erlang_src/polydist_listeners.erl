@@ -7,7 +7,7 @@
 -behaviour(gen_server).
 
 %% for the carriers and the API
--export([listen/3, config/0, tls/1, results/0]).
+-export([listen/3, config/0, set_policy/1, uds_dirs/0, tls/1, results/0]).
 
 %% supervisor and gen_server callbacks
 -export([start_link/0, init/1, handle_call/3, handle_cast/2, terminate/2]).
@@ -49,6 +49,21 @@ config() ->
         {ok, Config} -> Config;
         error -> {error, <<"the distribution of polydist is not running">>}
     end.
+
+%% @doc Puts another policy in force, for connections made from now on. Any process.
+-spec set_policy(polydist_policy:policy()) -> ok | {error, Sentence :: binary()}.
+set_policy(Policy) ->
+    case config() of
+        {ok, _} -> gen_server:call(?MODULE, {set_policy, Policy});
+        Error -> Error
+    end.
+
+%% @doc The directories whose sockets may be dialled: those where this node and others of its user put theirs, and those configured.
+-spec uds_dirs() -> [binary()].
+uds_dirs() ->
+    {ok, #{uds_dirs := Configured, listen := Listen}} = config(),
+    Own = [Found || Found <- [uds_directory(maps:get(uds, Listen, #{})), uds_directory(#{}), temporary_directory()]],
+    lists:uniq([unicode:characters_to_binary(Dir) || {ok, Dir} <- Own] ++ Configured).
 
 %% @doc The TLS configuration for one side.
 -spec tls(server | client) -> {ok, polydist_native:tls_config()} | {error, {tls, Sentence :: binary()}}.
@@ -94,7 +109,8 @@ warn_of_ignored() ->
                              "keepalive, sndbuf, recbuf, priority, tos and backlog are known", [Ignored])
     end.
 
--spec handle_call({listen, polydist_native:transport(), string(), string()}, gen_server:from(), #{}) -> {reply, result(), #{}}.
+-spec handle_call({listen, polydist_native:transport(), string(), string()} | {set_policy, polydist_policy:policy()},
+                  gen_server:from(), #{}) -> {reply, result() | ok | {error, binary()}, #{}}.
 handle_call({listen, Transport, Name, Host}, _From, State) ->
     case polydist_sup:lookup({listener, Transport}) of
         {ok, Result} -> {reply, Result, State};
@@ -104,6 +120,11 @@ handle_call({listen, Transport, Name, Host}, _From, State) ->
             lists:foreach(fun log/1, Results),
             [Result] = [R || #{transport := T} = R <- Results, T =:= Transport],
             {reply, Result, State}
+    end;
+handle_call({set_policy, Policy}, _From, State) ->
+    case config() of
+        {ok, Config} -> {reply, polydist_sup:store(config, {ok, Config#{policy := Policy}}), State};
+        Error -> {reply, Error, State}
     end.
 
 -spec handle_cast(term(), State) -> {noreply, State}.

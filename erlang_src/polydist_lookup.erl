@@ -4,7 +4,18 @@
 %%% This is the place where other registries than EPMD will be asked, too.
 -module(polydist_lookup).
 
--export([candidates/2, remaining/1]).
+-export([plan/2, plan/3, settings/3, remaining/1]).
+
+-export_type([plan/0, asked/0]).
+
+%% How to reach a node, as far as that is known: the registries that were asked and what they said, then what the policy made of it.
+%% There is an error if, and only if, there is no candidate.
+-type plan() :: #{registries := [asked()], same_host := boolean(), candidates := [polydist_policy:candidate()],
+                  skipped := [polydist_policy:skipped()], error => {Kind :: atom(), Sentence :: binary()}}.
+
+%% One registry's answer, after so many milliseconds.
+-type asked() :: #{registry := polydist_rule:registry(), time := non_neg_integer(),
+                   answer := polydist_policy:registered() | {error, {Kind :: atom(), Sentence :: binary()}}}.
 
 -define(LOOPBACK6, {0, 0, 0, 0, 0, 0, 0, 1}).
 
@@ -12,71 +23,164 @@
 %% the connection.
 -define(PATIENCE, 250).
 
-%% @doc The candidates for a node, in order, and what was left out. Deadline is in erlang:monotonic_time(millisecond).
--spec candidates(node(), Deadline :: integer()) ->
-    {ok, [polydist_policy:candidate()], [polydist_policy:skipped()]} | {error, {Kind :: atom(), Sentence :: binary()}}.
-candidates(Node, Deadline) ->
+%% @doc How to reach a node. Deadline is in erlang:monotonic_time(millisecond).
+-spec plan(node(), Deadline :: integer()) -> plan().
+plan(Node, Deadline) ->
+    plan(Node, any, Deadline).
+
+%% @doc How to reach a node by these transports alone, in this order, as far as the policy allows them.
+-spec plan(node(), any | [polydist_native:transport()], Deadline :: integer()) -> plan().
+plan(Node, Choice, Deadline) ->
     case {dist_util:split_node(Node), polydist_listeners:config()} of
-        {{node, Name, Host}, {ok, #{policy := Given}}} ->
-            Carriers = polydist_config:carriers(),
-            Policy = case Given of
-                         undefined -> polydist_policy:default(Carriers);
-                         _ -> Given
-                     end,
-            Choose = fun(Peer) -> polydist_policy:candidates(Policy, Carriers, Peer#{node => Node}) end,
-            chosen(peer(Name, Host, Deadline), Choose, Host, Carriers, Deadline);
-        {{node, _, _}, {error, Sentence}} -> {error, {not_running, Sentence}};
-        _ -> {error, {bad_name, polydist_log:text("~ts is not a node name", [Node])}}
+        {{node, Name, Host}, {ok, #{policy := Policy}}} ->
+            case polydist_policy:registries(Policy, Node) of
+                [] -> failed([], {not_asked, polydist_log:text("the policy asks no registry for ~ts", [Node])});
+                [epmd] -> plan(Node, Name, Host, Policy, Choice, Deadline)
+            end;
+        {{node, _, _}, {error, Sentence}} -> failed([], {not_running, Sentence});
+        _ -> failed([], {bad_name, polydist_log:text("~ts is not a node name", [Node])})
+    end.
+
+failed(Asked, Error) ->
+    #{registries => Asked, same_host => false, candidates => [], skipped => [], error => Error}.
+
+plan(Node, Name, Host, Policy, Choice, Deadline) ->
+    Carriers = polydist_config:carriers(),
+    Judge = fun(Peer) -> polydist_policy:candidates(Policy, Carriers, Peer) end,
+    Start = erlang:monotonic_time(millisecond),
+    Found = peer(Name, Host, Deadline),
+    Asked = #{registry => epmd, time => erlang:monotonic_time(millisecond) - Start},
+    case Found of
+        {ok, #{registered := [{epmd, Answer}], same_host := SameHost} = Peer} ->
+            Judged = judged(Peer#{node => Node, uds_dirs => polydist_listeners:uds_dirs()}, Judge, Host, Carriers, Deadline),
+            {Candidates, Skipped} = demoted(Node, Judged),
+            chosen(Node, Choice, #{registries => [Asked#{answer => Answer}], same_host => SameHost, candidates => Candidates,
+                                   skipped => Skipped});
+        {error, Error} ->
+            failed([Asked#{answer => {error, Error}}], Error)
+    end.
+
+chosen(Node, any, #{skipped := Skipped} = Plan) ->
+    with_error(Node, Skipped, Plan);
+chosen(Node, Transports, #{candidates := Candidates, skipped := Skipped} = Plan) ->
+    Reasons = [{T, proplists:get_value(T, Skipped, <<"this node does not run it: it is not in -proto_dist">>)}
+               || T <- Transports, not lists:member(T, [Each || #{transport := Each} <- Candidates])],
+    Others = [{T, <<"another transport was asked for">>}
+              || T <- lists:uniq([Each || #{transport := Each} <- Candidates]), not lists:member(T, Transports)],
+    with_error(Node, Reasons, Plan#{candidates := [C || T <- Transports, #{transport := Each} = C <- Candidates, Each =:= T],
+                                    skipped := Reasons ++ Others}).
+
+with_error(Node, Reasons, #{candidates := []} = Plan) ->
+    Sentences = lists:join("; ", [[atom_to_list(T), ": ", Why] || {T, Why} <- Reasons]),
+    Plan#{error => {no_candidate, polydist_log:text("no way to ~ts: ~ts", [Node, Sentences])}};
+with_error(_, _, Plan) ->
+    Plan.
+
+%% What took our connection a moment ago and then did not shake hands goes last: something listens there that is not the node.
+demoted(Node, {Candidates, Skipped}) ->
+    Suspects = polydist_attempts:suspects(Node),
+    {Last, First} = lists:partition(fun(#{transport := T, address := A}) -> lists:member({T, A}, Suspects) end, Candidates),
+    {First ++ Last, Skipped}.
+
+%% @doc What the policy says of a connection that a peer opened.
+-spec settings(node(), polydist_native:transport(), polydist_native:address()) -> polydist_rule:settings().
+settings(Node, Transport, Peer) ->
+    Facts = case {Transport, Peer} of
+                {_, {local, _}} -> #{ip => none, same_host => true};
+                {_, {Ip, _}} -> #{ip => Ip, same_host => is_here(Ip, own_ips())}
+            end,
+    case polydist_listeners:config() of
+        {ok, #{policy := Policy}} -> polydist_policy:settings(Policy, polydist_config:carriers(), Facts#{node => Node});
+        {error, _} -> #{rule => <<"none">>, stagger => 0, socket => #{}}
     end.
 
 %% IPv6 addresses are looked up only where they are of use: the VM's resolver has few workers, and unanswered questions hold
 %% them all up.
-chosen({ok, #{same_host := false, ip6 := [], registered := Registered} = Peer}, Choose, Host, Carriers, Deadline) ->
-    case {wants_ip6(Registered, Carriers), Choose(Peer)} of
-        {true, {Without, _}} -> ok(Choose(Peer#{ip6 := ip6(Host, patience(Without, Deadline))}));
-        {false, Chosen} -> ok(Chosen)
+judged(#{same_host := false, ip6 := [], registered := [{_, Registered}]} = Peer, Judge, Host, Carriers, Deadline) ->
+    case {wants_ip6(Registered, Carriers), Judge(Peer)} of
+        {true, {Without, _}} -> Judge(Peer#{ip6 := ip6(Host, patience(Without, Deadline))});
+        {false, Judged} -> Judged
     end;
-chosen({ok, Peer}, Choose, _, _, _) ->
-    ok(Choose(Peer)); % on this host there is the loopback
-chosen({error, _} = Error, _, _, _, _) ->
-    Error.
-
-ok({Candidates, Skipped}) ->
-    {ok, Candidates, Skipped}.
+judged(Peer, Judge, _, _, _) ->
+    Judge(Peer). % on this host there is the loopback
 
 wants_ip6({record, Endpoints}, Carriers) -> [T || {T, {any6, _}} <- Endpoints, lists:member(T, Carriers)] =/= [];
-wants_ip6({port, _}, Carriers) -> lists:member(tcp6, Carriers).
+wants_ip6({port, _}, Carriers) -> lists:member(tcp6, Carriers) orelse lists:member(tls, Carriers).
 
 %% All there is time for, if there is nothing else.
 patience([], Deadline) -> remaining(Deadline);
 patience(_, Deadline) -> min(?PATIENCE, remaining(Deadline)).
 
-%% What the node registered, by way of its host's IPv4 addresses; of the others if there are none or nobody answers there.
+%% What the node registered, by way of its host's IPv4 addresses; of the others as well if those lead to no answer soon.
 peer(Name, Host, Deadline) ->
     Epmd = net_kernel:epmd_module(),
-    Ip4 = ip4(Host),
-    case registered(Epmd, Name, Host, Ip4, Deadline) of
-        {error, {Kind, _}} = Error when Kind =/= not_found ->
-            case ip6(Host, patience(Ip4, Deadline)) of
-                [] -> Error;
-                Ip6 -> known(registered(Epmd, Name, Host, Ip6, Deadline), Ip4, Ip6)
-            end;
-        Found -> known(Found, Ip4, [])
+    Ask = fun(Ips) -> polydist_task:start(fun() -> registered(Epmd, Name, Host, Ips, Deadline) end) end,
+    Ip4 = addresses(Host, inet, remaining(Deadline)),
+    Asked = Ask(Ip4),
+    Found = case polydist_task:await([Asked], min(?PATIENCE, remaining(Deadline))) of
+                {_, Answer} when Ip4 =:= timeout -> known(Answer, [], []);
+                {_, {error, {Kind, _}} = Error} when Kind =/= not_found -> other(Ask, ip6(Host, patience(Ip4, Deadline)), Ip4, Error, Deadline);
+                {_, Answer} -> known(Answer, Ip4, []);
+                timeout -> either(Ask, ip6(Host, patience(Ip4, Deadline)), Ip4, Asked, Deadline)
+            end,
+    polydist_task:stop(Asked),
+    Found.
+
+%% The first answer is an error already.
+other(_, [], _, Error, _) ->
+    Error;
+other(Ask, Ip6, Ip4, _, Deadline) ->
+    Asked = Ask(Ip6),
+    Found = last_of(Asked, Deadline),
+    polydist_task:stop(Asked),
+    known(Found, Ip4, Ip6).
+
+%% The first answer is still to come.
+either(_, [], Ip4, Asked, Deadline) ->
+    known(last_of(Asked, Deadline), Ip4, []);
+either(Ask, Ip6, Ip4, Before, Deadline) ->
+    Asked = Ask(Ip6),
+    Found = case polydist_task:await([Before, Asked], remaining(Deadline)) of
+                {Task, {error, {Kind, _}}} when Kind =/= not_found -> last_of(hd([Before, Asked] -- [Task]), Deadline);
+                {_, Answer} -> Answer;
+                timeout -> no_answer()
+            end,
+    polydist_task:stop(Asked),
+    known(Found, Ip4, Ip6).
+
+last_of(Asked, Deadline) ->
+    case polydist_task:await([Asked], remaining(Deadline)) of
+        {_, Answer} -> Answer;
+        timeout -> no_answer()
     end.
 
-known({record, Identity, Endpoints}, Ip4, Ip6) ->
-    {ok, place(Identity =:= polydist_native:host_identity(), Ip4, Ip6, {record, Endpoints})};
+no_answer() ->
+    {error, {timeout, <<"EPMD did not answer in time">>}}.
+
+known({record, Record}, Ip4, Ip6) ->
+    SameHost = maps:get(host, Record, none) =:= polydist_native:host_identity(),
+    SameMachine = maps:get(machine, Record, none) =:= polydist_native:machine_identity(),
+    {ok, place(SameHost, SameHost orelse SameMachine, Ip4, Ip6, {record, endpoints(Record)})};
 known({port, Port}, Ip4, Ip6) ->
-    {ok, place(true, Ip4, Ip6, {port, Port})};
+    {ok, place(true, false, Ip4, Ip6, {port, Port})};
 known({port, Port, Ip}, _, _) when tuple_size(Ip) =:= 4 -> % a foreign epmd module may know another address than the resolver does
-    {ok, place(true, [Ip], [], {port, Port})};
+    {ok, place(true, false, [Ip], [], {port, Port})};
 known({port, Port, Ip}, _, _) ->
-    {ok, place(true, [], [Ip], {port, Port})};
+    {ok, place(true, false, [], [Ip], {port, Port})};
 known({error, _} = Error, _, _) ->
-    Error.
+    Error;
+known(crashed, _, _) ->
+    {error, {epmd_module, polydist_log:text("the epmd module ~p crashed", [net_kernel:epmd_module()])}}.
+
+endpoints(#{endpoints := Endpoints}) ->
+    [{T, Where} || #{transport := Name, address := Where} <- Endpoints,
+                   T <- polydist_carrier:transports(), atom_to_binary(T) =:= Name].
 
 registered(polydist_epmd, Name, Host, Ips, Deadline) ->
     case polydist_epmd:listen_port_please(Name, Host) of
+        {ok, 0} when Ips =:= timeout ->
+            {error, {timeout, polydist_log:text("the address of the host ~ts was not found out in time: does its name server answer?",
+                                                [Host])}};
         {ok, 0} when Ips =:= [] -> {error, {nxdomain, polydist_log:text("the host ~ts has no address", [Host])}};
         {ok, 0} ->
             case polydist_epmd:lookup(Name, Ips, remaining(Deadline)) of
@@ -89,10 +193,8 @@ registered(Epmd, Name, Host, _, _) ->
     %% The stock protocol between a carrier and its epmd module, for each family.
     foreign(Epmd, Name, Host, [inet, inet6]).
 
-decoded({ok, #{endpoints := Endpoints} = Record}, _Port) ->
-    {record, maps:get(host, Record, none),
-     [{T, Where} || #{transport := Name, address := Where} <- Endpoints,
-                    T <- polydist_carrier:transports(), atom_to_binary(T) =:= Name]};
+decoded({ok, Record}, _Port) ->
+    {record, Record};
 decoded({error, _}, Port) -> % no record of ours
     {port, Port}.
 
@@ -113,29 +215,25 @@ foreign(Epmd, Name, Host, [Family | Families]) ->
         _ -> foreign(Epmd, Name, Host, Families)
     end.
 
-ip4(Host) ->
-    case inet:parse_strict_address(Host) of
-        {ok, Ip} -> [Ip || tuple_size(Ip) =:= 4];
-        {error, _} -> getaddrs(Host, inet)
+ip6(Host, Wait) ->
+    case addresses(Host, inet6, Wait) of
+        timeout -> [];
+        Ips -> Ips
     end.
 
-%% In a process of its own: some resolvers swallow this question, and the answer may be one too many.
-ip6(Host, Wait) ->
+addresses(Host, Family, Wait) ->
     case inet:parse_strict_address(Host) of
-        {ok, Ip} -> [Ip || tuple_size(Ip) =:= 8];
+        {ok, Ip} when tuple_size(Ip) =:= 4, Family =:= inet; tuple_size(Ip) =:= 8, Family =:= inet6 -> [Ip];
+        {ok, _} -> [];
         {error, _} ->
-            Alias = alias(), % an answer that comes too late goes nowhere
-            {Pid, Monitor} = spawn_monitor(fun() -> Alias ! {Alias, getaddrs(Host, inet6)} end),
-            Ips = receive
-                      {Alias, Found} -> Found;
-                      {'DOWN', Monitor, process, Pid, _} -> []
-                  after Wait -> []
-                  end,
-            unalias(Alias),
-            demonitor(Monitor, [flush]),
-            exit(Pid, kill),
-            receive {Alias, _} -> ok after 0 -> ok end,
-            Ips
+            Asked = polydist_task:start(fun() -> getaddrs(Host, Family) end), % some resolvers swallow a question
+            Found = polydist_task:await([Asked], Wait),
+            polydist_task:stop(Asked),
+            case Found of
+                {_, crashed} -> [];
+                {_, Ips} -> Ips;
+                timeout -> timeout
+            end
     end.
 
 getaddrs(Host, Family) ->
@@ -151,15 +249,20 @@ dialable(_) -> true.
 
 %% Same host: nothing speaks against it, and one of the addresses is ours. What is allowed towards this host only, plain TCP above
 %% all, must not go to another because a registration or a resolver says so: of such a peer only addresses of ours count.
-place(MayBeHere, Ip4, Ip6, Registered) ->
+place(MayBeHere, SameMachine, Ip4, Ip6, Registered) ->
     Own = own_ips(),
-    IsHere = fun(Ip) -> is_loopback(Ip) orelse lists:member(Ip, Own) end,
+    IsHere = fun(Ip) -> is_here(Ip, Own) end,
+    Peer = #{same_machine => SameMachine},
     case MayBeHere andalso lists:any(IsHere, Ip4 ++ Ip6) of
         true ->
-            #{ip4 => lists:filter(IsHere, Ip4), ip6 => lists:filter(IsHere, Ip6), same_host => true,
-              registered => registered_here(Registered, IsHere)};
-        false -> #{ip4 => Ip4, ip6 => Ip6, same_host => false, registered => Registered}
+            Peer#{ip4 => lists:filter(IsHere, Ip4), ip6 => lists:filter(IsHere, Ip6), same_host => true,
+                  registered => [{epmd, registered_here(Registered, IsHere)}]};
+        false -> Peer#{ip4 => Ip4, ip6 => Ip6, same_host => false, registered => [{epmd, Registered}]}
     end.
+
+is_here({127, _, _, _}, _) -> true;
+is_here(?LOOPBACK6, _) -> true;
+is_here(Ip, Own) -> lists:member(Ip, Own).
 
 registered_here({record, Endpoints}, IsHere) ->
     {record, [Endpoint || {_, Where} = Endpoint <- Endpoints,
@@ -169,9 +272,6 @@ registered_here({record, Endpoints}, IsHere) ->
                           end]};
 registered_here({port, _} = Port, _) ->
     Port.
-
-is_loopback({127, _, _, _}) -> true;
-is_loopback(Ip) -> Ip =:= ?LOOPBACK6.
 
 own_ips() ->
     case inet:getifaddrs() of

@@ -8,10 +8,12 @@
 %%%   {listener, Transport}        polydist_listeners:result()
 %%%   registration                 what polydist_epmd keeps registered
 %%%   {connection, Pid}            polydist_connections:entry()
+%%%   {attempt, Node}, {suspect, Node}, {trouble, Node}    what polydist_attempts remembers
+%%%   {choice, Node}               {Chooser, Plan}, while polydist_choice connects
 -module(polydist_sup).
 -behaviour(supervisor).
 
--export([start_link/0, init/1, lookup/1, match/1, store/2, delete/1]).
+-export([start_link/0, init/1, lookup/1, match/1, store/2, store_new/2, delete/1]).
 
 -define(TABLE, polydist).
 
@@ -36,6 +38,11 @@ store(Key, Value) ->
     true = ets:insert(?TABLE, {Key, Value}),
     ok.
 
+%% @doc Writes to our table unless the key is there.
+-spec store_new(Key :: term(), Value :: term()) -> boolean().
+store_new(Key, Value) ->
+    ets:insert_new(?TABLE, {Key, Value}).
+
 %% @doc What the pattern's variables matched, entry by entry.
 -spec match(ets:match_pattern()) -> [[term()]].
 match(Pattern) ->
@@ -55,7 +62,7 @@ delete(Key) ->
 init([]) ->
     ?TABLE = ets:new(?TABLE, [named_table, public, {read_concurrency, true}]),
     store(native, load()),
-    Children = [child(polydist_listeners), child(polydist_log), child(polydist_connections),
+    Children = [child(polydist_listeners), child(polydist_log), child(polydist_attempts), child(polydist_connections),
                 (child(polydist_epmd))#{start := {polydist_epmd, start_server, []}}],
     %% Generous: net_sup, above us, takes the whole node down when we give up.
     {ok, {#{strategy => one_for_one, intensity => 100, period => 10}, Children}}.

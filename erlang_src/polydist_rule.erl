@@ -1,0 +1,267 @@
+%%% One rule of a policy: what may be written, and whether it fits. Pure.
+%%%
+%%%   {Match, Options}
+%%%   Match    "db*@*"                 a pattern on the node name, with * and ?; string or binary
+%%%            {host, "*.example"}     a pattern on what comes after the @
+%%%            {net, "10.0.0.0/8"}     the address that would be dialled, or was dialled from; a Unix socket has none
+%%%            same_host               on this host, which a Unix socket always is
+%%%            any
+%%%            {all, [Match]}, {'not', Match}
+%%%   Options  transports => [tls, tcp]         needed; in order of preference, and [] forbids
+%%%            ticktime => Seconds | {Ms, ms}   of the connection; without it the kernel's net_ticktime holds
+%%%            legacy => tcp | tls | none       what the one port of a stock peer speaks; tcp
+%%%            connect_timeout => Ms            for one attempt; without it whatever net_setuptime leaves
+%%%            stagger => Ms                    how long an attempt is alone before the next one starts; 250
+%%%            registries => [epmd]             who is asked; all
+%%%            socket => #{nodelay, keepalive, sndbuf, recbuf, priority, tos, user_timeout}
+%%%
+%%% A mistake is a sentence that names the rule.
+-module(polydist_rule).
+
+-export([compile/2, fits/2, matches/2, registries/0]).
+
+-export_type([source/0, match/0, options/0, rule/0, settings/0, facts/0, registry/0]).
+
+-type source() :: {match(), options()}.
+-type match() :: string() | binary() | {host, string() | binary()} | {net, string() | binary()} | same_host | any
+               | {all, [match()]} | {'not', match()}.
+-type options() :: #{transports := [polydist_native:transport()],
+                     ticktime => number() | {pos_integer(), ms}, legacy => legacy(), connect_timeout => pos_integer(),
+                     stagger => non_neg_integer(), registries => [registry()],
+                     socket => polydist_native:socket_options() | [{atom(), term()}]}.
+-type legacy() :: tcp | tls | none.
+-type registry() :: epmd.
+
+-type rule() :: #{match := matcher(), transports := [polydist_native:transport()], legacy := legacy(),
+                  registries := [registry()], settings := settings()}.
+-type matcher() :: {node, Glob :: string()} | {host, Glob :: string()} | {net, Prefix :: bitstring(), 32 | 128} | same_host | any
+                 | {all, [matcher()]} | {'not', matcher()}.
+
+%% What a rule says of a connection, times in milliseconds. `rule' is what to call it.
+-type settings() :: #{rule := binary(), stagger := non_neg_integer(), socket := polydist_native:socket_options(),
+                      ticktime => pos_integer(), connect_timeout => pos_integer()}.
+
+%% What is known of a peer; a key that is not there is not known yet. The address of a Unix socket is none.
+-type facts() :: #{node => node(), ip => inet:ip_address() | none, same_host => boolean()}.
+
+-define(STAGGER, 250). % RFC 8305, section 5
+-define(SHORTEST_TICKTIME, 100).
+-define(LONGEST_TICKTIME, 86400000).
+-define(DEPTH, 60). % of what a mistake repeats of its rule
+-define(OPTIONS, [transports, ticktime, legacy, connect_timeout, stagger, registries, socket]).
+
+%% @doc The registries there are.
+-spec registries() -> [registry()].
+registries() ->
+    [epmd].
+
+%% @doc Checks a rule as the user wrote it.
+-spec compile(Number :: pos_integer(), term()) -> {ok, rule()} | {error, Sentence :: binary()}.
+compile(Number, {Match, Options} = Source) when is_map(Options) ->
+    try
+        Checked = maps:map(fun option/2, Options),
+        Transports = needed(Checked),
+        Matcher = matcher(Match),
+        fits(Matcher, #{}) =/= false orelse invalid("can never match", []),
+        {ok, #{match => Matcher, transports => Transports, legacy => legacy(Checked, Transports),
+               registries => maps:get(registries, Checked, registries()),
+               settings => maps:merge(#{rule => polydist_log:text("policy rule ~0p (~0tp)", [Number, Match]),
+                                        stagger => ?STAGGER, socket => #{}},
+                                      maps:with([ticktime, connect_timeout, stagger, socket], Checked))}}
+    catch
+        throw:{invalid, Why} -> mistake(Number, Source, Why)
+    end;
+compile(Number, Source) ->
+    mistake(Number, Source, "must be {Match, #{transports => [..]}}").
+
+mistake(Number, Source, Why) ->
+    {error, polydist_log:text("policy rule ~0p, ~0tP, ~ts", [Number, Source, ?DEPTH, Why])}.
+
+needed(#{transports := Transports}) -> Transports;
+needed(_) -> invalid("needs transports => [..]", []).
+
+legacy(#{legacy := tls}, Transports) ->
+    lists:member(tls, Transports)
+        orelse invalid("says legacy => tls, but its transports are without tls: add it, or say legacy => none", []),
+    tls;
+legacy(#{legacy := tcp}, Transports) ->
+    is_plain(Transports)
+        orelse invalid("says legacy => tcp, but its transports are without tcp and tcp6: add one, or say legacy => none", []),
+    tcp;
+legacy(#{legacy := none}, _) -> none;
+legacy(_, _) -> tcp.
+
+is_plain(Transports) ->
+    lists:member(tcp, Transports) orelse lists:member(tcp6, Transports).
+
+%% One clause for each option that is right; option/2's last ones say what would have been.
+option(transports, Transports) when is_list(Transports) -> members(transports, Transports, polydist_carrier:transports());
+option(ticktime, {Ms, ms}) when is_integer(Ms) -> ticktime(Ms);
+option(ticktime, Seconds) when is_number(Seconds), Seconds =< ?LONGEST_TICKTIME -> ticktime(round(Seconds * 1000));
+option(legacy, Legacy) when Legacy =:= tcp; Legacy =:= tls; Legacy =:= none -> Legacy;
+option(connect_timeout, Ms) when is_integer(Ms), Ms > 0, Ms =< 16#ffffffff -> Ms;
+option(stagger, Ms) when is_integer(Ms), Ms >= 0, Ms =< 16#ffffffff -> Ms;
+option(registries, Registries) when is_list(Registries) -> members(registries, Registries, registries());
+option(socket, Options) when is_map(Options) -> option(socket, maps:to_list(Options));
+option(socket, Options) when is_list(Options) ->
+    length_of(socket, Options),
+    case polydist_config:pick_socket_options(Options) of
+        {#{backlog := _}, _} -> invalid("has socket => backlog, which is for listeners: see inet_dist_listen_options", []);
+        {Known, []} -> Known;
+        {_, [Unknown | _]} ->
+            invalid("has socket => ~0tp; known are nodelay and keepalive (true or false), sndbuf, recbuf, priority, tos and "
+                    "user_timeout (a number)", [Unknown])
+    end;
+option(transports, Other) -> invalid("has transports => ~0tp, which must be a list: [~ts]", [Other, names(polydist_carrier:transports())]);
+option(ticktime, Other) -> invalid("has ticktime => ~0tp, which must be seconds (2, 0.5) or {500, ms}", [Other]);
+option(legacy, Other) -> invalid("has legacy => ~0tp, which must be tcp, tls or none: what a stock peer's port speaks", [Other]);
+option(registries, Other) -> invalid("has registries => ~0tp, which must be a list: [~ts]", [Other, names(registries())]);
+option(socket, Other) -> invalid("has socket => ~0tp, which must be a map such as #{keepalive => true}", [Other]);
+option(Key, Other) when Key =:= connect_timeout; Key =:= stagger ->
+    invalid("has ~0p => ~0tp, which must be a whole number of milliseconds", [Key, Other]);
+option(Key, _) -> invalid("has the unknown option ~0tp; there are ~ts", [Key, names(?OPTIONS)]).
+
+ticktime(Ms) when Ms >= ?SHORTEST_TICKTIME, Ms =< ?LONGEST_TICKTIME -> Ms;
+ticktime(Ms) -> invalid("has a ticktime of ~0p ms, which must be from ~0p ms to a day", [Ms, ?SHORTEST_TICKTIME]).
+
+members(Key, List, Known) ->
+    length_of(Key, List),
+    case {[Each || Each <- List, not lists:member(Each, Known)], List -- lists:usort(List)} of
+        {[], []} -> List;
+        {[Unknown | _], _} -> invalid("names ~0tp in ~0p; there are ~ts", [Unknown, Key, names(Known)]);
+        {[], [Twice | _]} -> invalid("names ~0p twice in ~0p", [Twice, Key])
+    end.
+
+length_of(Key, List) ->
+    try
+        length(List)
+    catch
+        error:badarg -> invalid("has ~0tp => ~0tp, which is not a proper list", [Key, List])
+    end.
+
+names(Atoms) ->
+    lists:join(", ", [atom_to_list(Atom) || Atom <- Atoms]).
+
+matcher(Match) when Match =:= same_host; Match =:= any -> Match;
+matcher({host, Glob}) -> {host, glob(Glob)};
+matcher({net, Net}) -> net(text(Net));
+matcher({all, [_ | _] = Matches}) ->
+    length_of(all, Matches),
+    {all, [matcher(Each) || Each <- Matches]};
+matcher({'not', Match}) -> {'not', matcher(Match)};
+matcher(Glob) when is_binary(Glob); is_list(Glob) -> {node, glob(Glob)};
+matcher(Other) ->
+    invalid("has the match ~0tp; there are a node name with * and ? (\"db*@*\"), {host, \"*.example\"}, {net, \"10.0.0.0/8\"}, "
+            "same_host, any, {all, [Match, ..]} and {'not', Match}", [Other]).
+
+glob(Glob) ->
+    case text(Glob) of
+        [] -> invalid("has an empty pattern; * matches everything", []);
+        Text -> Text
+    end.
+
+text(Text) when is_binary(Text); is_list(Text) ->
+    try unicode:characters_to_list(Text) of
+        Chars when is_list(Chars) -> Chars;
+        _ -> invalid("has ~0tp, which is not text", [Text])
+    catch
+        error:badarg -> invalid("has ~0tp, which is not text", [Text])
+    end;
+text(Other) ->
+    invalid("has ~0tp, which is not text", [Other]).
+
+net(Text) ->
+    {Address, Length} = case string:split(Text, "/") of
+                            [Alone] -> {Alone, all};
+                            [Before, Digits] -> {Before, number(Digits)}
+                        end,
+    case {inet:parse_strict_address(Address), Length} of
+        {{ok, Ip}, all} -> net(Text, bits(Ip), bit_size(bits(Ip)));
+        {{ok, Ip}, Bits} when is_integer(Bits) -> net(Text, bits(Ip), Bits);
+        _ -> no_net(Text)
+    end.
+
+number(Text) ->
+    case Text =/= [] andalso length(Text) =< 3 andalso lists:all(fun(Char) -> Char >= $0 andalso Char =< $9 end, Text) of
+        true -> list_to_integer(Text);
+        false -> none
+    end.
+
+net(Text, Ip, Bits) when Bits > bit_size(Ip) ->
+    no_net(Text);
+net(Text, Ip, Bits) ->
+    Size = bit_size(Ip),
+    Rest = Size - Bits,
+    case Ip of
+        <<Prefix:Bits/bitstring, 0:Rest>> -> {net, Prefix, Size};
+        <<Prefix:Bits/bitstring, _/bitstring>> ->
+            invalid("has {net, ~0tp}, but the network of that length is ~ts/~0p",
+                    [Text, inet:ntoa(address(<<Prefix/bitstring, 0:Rest>>)), Bits])
+    end.
+
+-spec no_net(string()) -> no_return().
+no_net(Text) ->
+    invalid("has {net, ~0tp}, which is no network: write \"10.0.0.0/8\" or \"fd00::/8\"", [Text]).
+
+bits({A, B, C, D}) -> <<A, B, C, D>>;
+bits(Ip) -> << <<Part:16>> || Part <- tuple_to_list(Ip) >>.
+
+address(<<A, B, C, D>>) -> {A, B, C, D};
+address(Bits) -> list_to_tuple([Part || <<Part:16>> <= Bits]).
+
+-spec invalid(string(), [term()]) -> no_return().
+invalid(Format, Args) ->
+    throw({invalid, polydist_log:text(Format, Args)}).
+
+%% @doc Whether a rule's match fits; unknown where that depends on what is not known.
+-spec fits(matcher(), facts()) -> boolean() | unknown.
+fits(any, _) -> true;
+fits({node, Glob}, #{node := Node}) -> matches(Glob, atom_to_list(Node));
+fits({host, Glob}, #{node := Node}) -> matches(Glob, host(Node));
+fits({net, _, _}, #{ip := none}) -> false;
+fits({net, Prefix, Size}, #{ip := Ip}) -> is_in(bits(Ip), Prefix, Size);
+fits(same_host, #{same_host := SameHost}) -> SameHost;
+fits({'not', Match}, Facts) ->
+    case fits(Match, Facts) of
+        unknown -> unknown;
+        Fits -> not Fits
+    end;
+fits({all, Matches}, Facts) ->
+    Fit = [fits(Match, Facts) || Match <- Matches],
+    case {lists:member(false, Fit), lists:member(unknown, Fit)} of
+        {true, _} -> false;
+        {false, true} -> unknown;
+        {false, false} -> true
+    end;
+fits({Name, Glob}, _) when Name =:= node; Name =:= host ->
+    case lists:all(fun(Char) -> Char =:= $* end, Glob) of
+        true -> true;
+        false -> unknown
+    end;
+fits(_, _) -> unknown.
+
+host(Node) ->
+    case string:split(atom_to_list(Node), "@") of
+        [_, Host] -> Host;
+        [_] -> ""
+    end.
+
+is_in(Ip, Prefix, Size) when bit_size(Ip) =:= Size ->
+    Bits = bit_size(Prefix),
+    <<Start:Bits/bitstring, _/bitstring>> = Ip,
+    Start =:= Prefix;
+is_in(_, _, _) ->
+    false.
+
+%% @doc Whether a text fits a pattern in which * stands for any characters and ? for one.
+-spec matches(Glob :: string(), Text :: string()) -> boolean().
+matches(Glob, Text) ->
+    matches(Glob, Text, none).
+
+%% The third argument is where to go on if this attempt fails: after the last *, with one more character given to it.
+matches([$* | Glob], Text, _) -> matches(Glob, Text, {Glob, Text});
+matches([$? | Glob], [_ | Text], Retry) -> matches(Glob, Text, Retry);
+matches([C | Glob], [C | Text], Retry) -> matches(Glob, Text, Retry);
+matches([], [], _) -> true;
+matches(_, _, {Glob, [_ | Text]}) -> matches(Glob, Text, {Glob, Text});
+matches(_, _, _) -> false.
