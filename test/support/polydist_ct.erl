@@ -5,7 +5,7 @@
 -export([doc/1, open_lab/2, close_lab/1, lab/1, put_lab/2]).
 -export([start_epmd/0, start_epmd/1, stop_epmd/1, epmd_names/1, epmd_lookup/2, tool/1]).
 -export([write_certificates/2, write_tls_options/2, tls_options/1, temporary_directory/0]).
--export([wait_until/1, wait_until/2, parallel/1, free_port/0, unique/1]).
+-export([wait_until/1, wait_until/2, parallel/1, free_port/0, unique/1, root/0]).
 
 -export_type([lab/0, epmd/0]).
 
@@ -201,7 +201,8 @@ polydist_cert() ->
         Program -> Program
     end.
 
-%% This module's source lies in the repository, or in a copy that rebar3 made below its _build.
+%% @doc The repository. This module's source lies in it, or in a copy that rebar3 made below its _build.
+-spec root() -> file:filename().
 root() ->
     Source = proplists:get_value(source, ?MODULE:module_info(compile)),
     root(filename:dirname(filename:absname(Source))).

@@ -31,6 +31,8 @@
     proto_dist => string(),
     epmd_module => string(),
     epmd_port => inet:port_number(),
+    %% a network namespace, see polydist_hosts
+    netns => string(),
     args => [string()],
     env => [{string(), string()}],
     cookie => string(),
@@ -82,7 +84,7 @@ peer_options(Lab, Options) ->
     maps:merge(name_options(Options), #{
         connection => standard_io,
         %% What a booting node complains of goes to standard error.
-        exec => {"/bin/sh", ["-c", "exec \"$0\" \"$@\" 2>&1", erl(Options)]},
+        exec => {"/bin/sh", ["-c", "exec \"$0\" \"$@\" 2>&1" | program(Options)]},
         args => arguments(Lab, Options),
         env => environment(Lab, Options),
         wait_boot => {self(), booted},
@@ -96,6 +98,9 @@ name_options(Options) -> host(polydist_ct:unique(maps:get(name, Options, "n")), 
 
 host(Name, Options) ->
     #{name => Name, host => maps:get(host, Options, "localhost"), longnames => false}.
+
+program(#{netns := Name} = Options) -> ["ip", "netns", "exec", Name, erl(Options)];
+program(Options) -> [erl(Options)].
 
 erl(#{stock := Release}) ->
     Erl = filename:join(prefix(Release), "usr/lib/erlang/bin/erl"),
