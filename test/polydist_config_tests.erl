@@ -7,8 +7,9 @@ parsed(Flags, Environment) ->
     Config.
 
 nothing_given_is_a_configuration_test() ->
-    ?assertMatch(
-        #{policy := undefined, listen := Listen, legacy := undefined, tls := undefined, log_level := warning} when Listen =:= #{},
+    {ok, Policy} = polydist_policy:compile([]),
+    ?assertEqual(
+        #{policy => Policy, listen => #{}, uds_dirs => [], legacy => undefined, tls => undefined, log_level => warning},
         parsed([], [])
     ).
 
@@ -40,7 +41,13 @@ a_port_is_a_range_of_one_test() ->
 
 a_policy_is_compiled_test() ->
     #{policy := Policy} = parsed([["policy", "[{any,#{transports=>[]}}]"]], []),
-    ?assertNot(polydist_policy:may_connect(Policy, a@b)).
+    ?assertNot(polydist_policy:may_connect(Policy, a@b)),
+    ?assertEqual([{any, #{transports => []}}], polydist_policy:source(Policy)).
+
+directories_of_sockets_are_absolute_paths_as_text_test() ->
+    ?assertMatch(#{uds_dirs := [<<"/run">>, <<"/srv/é"/utf8>>]}, parsed([], [{uds_dirs, ["/run", <<"/srv/é"/utf8>>]}])),
+    ?assertMatch(#{uds_dirs := [<<"/a b">>]}, parsed([["uds_dirs", "[\"/a", "b\"]"]], [{uds_dirs, ["/other"]}])),
+    ?assertMatch(#{uds_dirs := []}, parsed([], [{uds_dirs, []}])).
 
 what_an_application_always_has_in_its_environment_is_passed_over_test() ->
     ?assertMatch(#{legacy := tcp}, parsed([], [{included_applications, []}, {legacy, tcp}])).
@@ -71,7 +78,12 @@ mistakes_are_sentences_test_() ->
             {[], [{listen, #{tcp => #{dir => "/d"}}}], "dir"},
             {[], [{listen, #{uds => #{port => 1}}}], "port"},
             {[], [{listen, #{uds => #{mode => 8#1777}}}], "mode"},
-            {[], [{policy, nonsense}], "policy"}
+            {[], [{uds_dirs, "/run/shared"}], "list of absolute paths"},
+            {[], [{uds_dirs, ["run/shared"]}], "run/shared"},
+            {[], [{uds_dirs, ["/run/shared" | "/tmp"]}], "uds_dirs"},
+            {[], [{uds_dirs, [<<"/run/", 255>>]}], "uds_dirs"},
+            {[], [{policy, nonsense}], "policy"},
+            {[["policy", "[{any,#{}}]"]], [], "rule 1"}
         ]
     ].
 
@@ -85,7 +97,14 @@ socket_options_we_know_are_told_from_the_others_test() ->
     ).
 
 something_else_than_a_list_of_socket_options_is_passed_over_test() ->
-    ?assertEqual({#{}, [nonsense]}, polydist_config:pick_socket_options(nonsense)).
+    ?assertEqual({#{}, [nonsense]}, polydist_config:pick_socket_options(nonsense)),
+    ?assertEqual({#{nodelay => true}, [nonsense]}, polydist_config:pick_socket_options([{nodelay, true} | nonsense])).
+
+of_two_values_of_a_socket_option_the_later_counts_test() ->
+    ?assertEqual(
+        {#{user_timeout => 2, tos => 0}, [{sndbuf, 16#80000000}]},
+        polydist_config:pick_socket_options([{user_timeout, 1}, {tos, 0}, {user_timeout, 2}, {sndbuf, 16#80000000}])
+    ).
 
 %% {Environment of the kernel, what it comes to}
 setup_time_is_read_as_net_kernel_reads_it_test_() ->

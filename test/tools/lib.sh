@@ -1,4 +1,4 @@
-# Sourced by the scripts here. Folders, Erlang/OTP versions, and background processes that end with the script.
+# Sourced by the scripts here. Folders, Erlang/OTP versions, Debian's packages, and background processes that end with the script.
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
 cache=${POLYDIST_CACHE:-$HOME/.cache/polydist}
 export ERL_CRASH_DUMP=/dev/null NO_COLOR=1 LC_ALL=C.UTF-8
@@ -20,6 +20,41 @@ use_otp() {
     fi
     ebin=$build/default/lib/polydist/ebin
     export PATH REBAR_BASE_DIR=$build REBAR_CACHE_DIR=$cache/rebar3-$otp
+}
+
+# debian_suite 25|27|29: the Debian that has that Erlang/OTP
+debian_suite() {
+    case $1 in
+        25) echo bookworm ;;
+        27) echo trixie ;;
+        29) echo sid ;;
+        *) die "which Erlang/OTP: 25, 27 or 29?" ;;
+    esac
+}
+
+# debian_unpack SUITE DIR PACKAGE...: the packages of that Debian, whichever this machine runs, unpacked into DIR and not
+# installed: apt-get works in a folder of its own, without root rights.
+debian_unpack() {
+    local suite=$1 apt=$2/.apt mirror tool deb try; shift 2
+    for tool in apt-get dpkg-deb flock; do
+        command -v $tool >/dev/null || die "needs $tool (Debian packages: apt, dpkg, util-linux)"
+    done
+    mirror=$(grep -hosE 'https?://[^ ]*/debian/?( |$)' /etc/apt/sources.list /etc/apt/sources.list.d/* | head -n 1)
+    mkdir -p "$apt"/{lists/partial,cache/archives/partial,etc/preferences.d,none,debs}
+    : >"$apt/status"
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${mirror:-http://deb.debian.org/debian} $suite main" >"$apt/etc/sources.list"
+    cat >"$apt/apt.conf" <<C
+Dir::Etc "$apt/etc"; Dir::Etc::parts "$apt/none"; Dir::Etc::main "$apt/none";
+Dir::State::lists "$apt/lists"; Dir::State::status "$apt/status"; Dir::Cache "$apt/cache";
+Acquire::Languages "none"; Acquire::GzipIndexes "true"; Acquire::Retries "3"; Acquire::Check-Valid-Until "false"; APT::Sandbox::User "root";
+C
+    for try in 1 2 3; do
+        (export APT_CONFIG=$apt/apt.conf; apt-get -qq update && cd "$apt/debs" && apt-get -qq download "$@") && break
+        [ $try -lt 3 ] || return 1
+        sleep $((try * 3))
+    done
+    for deb in "$apt"/debs/*.deb; do dpkg-deb -x "$deb" "${apt%/.apt}" || return 1; done
+    rm -rf "$apt"
 }
 
 # compile: the Erlang side and the native library; quiet unless it fails
