@@ -9,13 +9,24 @@
 -type task(_Result) :: {alias(), pid(), Monitor :: reference()}.
 -type alias() :: reference().
 
-%% @doc Starts the work, at the caller's priority.
+%% @doc Starts the work, at the caller's priority. It ends with the caller.
 -spec start(fun(() -> Result)) -> task(Result).
 start(Work) ->
+    Caller = self(),
     Alias = alias(),
-    {priority, Priority} = process_info(self(), priority),
+    {priority, Priority} = process_info(Caller, priority),
     {Pid, Monitor} = spawn_opt(fun() -> Alias ! {Alias, Work()} end, [monitor, {priority, Priority}]),
+    %% No link: what the work does to itself must not reach the caller.
+    _ = spawn(fun() -> end_with(Caller, Pid) end),
     {Alias, Pid, Monitor}.
+
+end_with(Caller, Pid) ->
+    OfCaller = monitor(process, Caller),
+    OfWork = monitor(process, Pid),
+    receive
+        {'DOWN', OfCaller, process, _, _} -> exit(Pid, kill);
+        {'DOWN', OfWork, process, _, _} -> true
+    end.
 
 %% @doc The result of the first of some tasks to have one, and which that is. A task that crashed has the result `crashed'. The
 %% tasks are not stopped.
