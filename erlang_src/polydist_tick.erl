@@ -94,13 +94,13 @@ ask(#{question := none, node := Node, socket := {_, Port}} = State) ->
 ask(State) ->
     State.
 
-%% Not over a new connection: to monitor would make one.
+%% Not once the connection is gone: to monitor would make a new one. The port may outlive it for a while, and the other way round.
 ask(Node, Port) ->
-    case erlang:port_info(Port, id) of
-        undefined -> ok;
-        _ ->
+    case erlang:port_info(Port, id) =/= undefined andalso lists:member(Node, nodes(connected)) of
+        true ->
             Monitor = monitor(process, {?NOBODY, Node}),
-            receive {'DOWN', Monitor, process, _, _} -> ok end
+            receive {'DOWN', Monitor, process, _, _} -> ok end;
+        false -> ok
     end.
 
 -spec shut_down(node(), Reason :: atom()) -> no_return().
