@@ -43,11 +43,11 @@ end_per_group(Group, Config) ->
     _ = [polydist_node:stop(proplists:get_value(Key, Config)) || lists:member(Group, transports()), Key <- [us, them]],
     ok.
 
-%% The kernel's ticks are a second apart; we go by a rule of our own, the other side by the kernel's.
+%% The kernel's ticks are half a second apart; we go by a rule of our own, the other side by the kernel's.
 options(Transport) ->
-    Args = ["-connect_all", "false", "-kernel", "dist_auto_connect", "never", "net_ticktime", "4"],
+    Args = ["-connect_all", "false", "-kernel", "dist_auto_connect", "never", "net_ticktime", "2"],
     [
-        #{name => "us", args => Args, policy => [{"them*@*", #{transports => [Transport], ticktime => 4}}]},
+        #{name => "us", args => Args, policy => [{"them*@*", #{transports => [Transport], ticktime => 2}}]},
         #{name => "them", args => Args, policy => [{any, #{transports => [Transport]}}]}
     ].
 
@@ -88,7 +88,7 @@ everything_is_shown(Config) ->
     {Ours, Theirs} = case proplists:get_value(direction, Config) of we_dial -> {out, in}; they_dial -> {in, out} end,
     Here = connection(Us, Them),
     There = connection(Them, Us),
-    #{node := B, transport := Transport, direction := Ours, ticktime := 4000, rule := OurRule} = Here,
+    #{node := B, transport := Transport, direction := Ours, ticktime := 2000, rule := OurRule} = Here,
     #{node := A, transport := Transport, direction := Theirs, ticktime := kernel, rule := TheirRule} = There,
     {match, _} = re:run(OurRule, "policy rule 1.*them"),
     {match, _} = re:run(TheirRule, "policy rule 1.*any"),
@@ -230,7 +230,7 @@ await_full(Us, Them) ->
     end.
 
 ticks_are_counted(Config) ->
-    doc("The kernel's ticks, a second apart, on both sides and whatever the rule says; they are empty frames"),
+    doc("The kernel's ticks, half a second apart, on both sides and whatever the rule says; they are empty frames"),
     {Us, Them} = pair(Config),
     #{ticks_in := In, ticks_out := Out, bytes_out := Bytes, frames_out := Frames} = connection(Us, Them),
     wait_until(fun() ->
@@ -327,7 +327,7 @@ the_figures_of_a_connection_to_a_stock_node_count(Config) ->
     Stock = #{name => "them", stock => 29, proto_dist => "inet_tcp", args => maps:get(args, Options)},
     [Us, #{node := B} = Them] = polydist_node:start_all(lab(Config), [Options, Stock]),
     polydist_node:connect(Us, Them),
-    #{ticktime := 4000, transport := tcp, ticks_in := TicksIn, ticks_out := TicksOut} = Before = connection(Us, Them),
+    #{ticktime := 2000, transport := tcp, ticks_in := TicksIn, ticks_out := TicksOut} = Before = connection(Us, Them),
     run(Us, fun() -> [{nobody, B} ! <<0:800000>> || _ <- lists:seq(1, 10)], pong = net_adm:ping(B) end),
     wait_until(fun() ->
         #{ticks_in := In, ticks_out := Out} = connection(Us, Them),
