@@ -18,12 +18,16 @@
 %% EPMD, the registration record, logging
 -export([epmd_register/3, epmd_unregister/1, epmd_lookup/4, epmd_names/3, record_encode/1, record_decode/1, log_to/2]).
 
+%% A directory as a registry
+-export([dir_claim/3, dir_update/2, dir_release/1, dir_read/2, dir_nodes/1]).
+
 -export_type([transport/0, address/0, listener/0, conn/0, tls_config/0, registration/0, error/0, info/0,
-              socket_options/0, endpoints_record/0, where/0, stats/0]).
+              socket_options/0, endpoints_record/0, where/0, stats/0, dir_entry/0]).
 
 -nifs([abi/0, host_identity/0, machine_identity/0, tls_config/2, listen/3, accept/1, set_listener_options/2,
        listener_info/1, close_listener/1, dial/4, controlling_process/2, send/2, recv/2, detach/2, close/1, stats/1,
-       getstat/1, epmd_register/3, epmd_unregister/1, epmd_lookup/4, epmd_names/3, record_encode/1, record_decode/1, log_to/2]).
+       getstat/1, epmd_register/3, epmd_unregister/1, epmd_lookup/4, epmd_names/3, record_encode/1, record_decode/1, log_to/2,
+       dir_claim/3, dir_update/2, dir_release/1, dir_read/2, dir_nodes/1]).
 
 -define(ABI, 2).
 -define(DRIVER, "polydist").
@@ -35,12 +39,15 @@
 -type conn() :: reference().
 -type tls_config() :: reference().
 -type registration() :: reference().
+-type dir_entry() :: reference().
 -type error() :: {error, {Kind :: atom(), Sentence :: binary()}}.
 -type info() :: #{transport := transport(), peer := address(), local := address(),
                   tls := #{version := atom(), cipher := binary()} | undefined,
+                  listener => polydist_listeners:id(),
                   credentials := #{uid := integer(), gid := integer(), pid := integer()} | undefined,
                   took := Microseconds :: non_neg_integer()}.
 %% `took': from the start of the dial, or from the accept, to a secured stream. The distribution's handshake comes after it.
+%% `listener' is the acceptor's addition.
 
 -type socket_options() :: #{nodelay => boolean(), keepalive => boolean(), sndbuf => pos_integer(),
                             recbuf => pos_integer(), priority => non_neg_integer(), tos => non_neg_integer(),
@@ -161,12 +168,12 @@ machine_identity() -> ?stub.
 tls_config(_Role, _Options) -> ?stub.
 
 %% @doc Opens a listening socket. Options: `ports => {Low, High}', `mode', `backlog', `socket', `tls', `setup_time',
-%% `max_pending'.
+%% `max_pending', `allow => [{Ip, Bits}]', or `[Uid]' for a path: anybody else is closed at once and counted as refused.
 -spec listen(transport(), address(), map()) -> {ok, listener(), Bound :: address()} | error().
 listen(_Transport, _Address, _Options) -> ?stub.
 
 %% @doc Makes the caller the acceptor: it gets `{polydist, Listener, {accepted, Conn, Info}}' for each connection, also for
-%% those that waited.
+%% those that waited. Of a listener that is closed nothing comes.
 -spec accept(listener()) -> ok.
 accept(_Listener) -> ?stub.
 
@@ -175,11 +182,12 @@ accept(_Listener) -> ?stub.
 set_listener_options(_Listener, _Options) -> ?stub.
 
 %% @doc What a listener has seen so far.
--spec listener_info(listener()) -> #{address := address(), accepted | failed | pending := non_neg_integer(),
+-spec listener_info(listener()) -> #{address := address(), accepted | failed | pending | refused := non_neg_integer(),
                                      last_error := binary() | undefined}.
 listener_info(_Listener) -> ?stub.
 
-%% @doc Closes a listening socket; it is closed, and a socket file gone, when this returns.
+%% @doc Closes a listening socket; it is closed, and a socket file gone, when this returns. Accepted connections that have not been
+%% detached yet are closed, too; the others live on.
 -spec close_listener(listener()) -> ok.
 close_listener(_Listener) -> ?stub.
 
@@ -242,6 +250,27 @@ record_encode(_Record) -> ?stub.
 %% @doc Decodes what a node registered.
 -spec record_decode(binary()) -> {ok, endpoints_record()} | error().
 record_decode(_Bytes) -> ?stub.
+
+%% @doc Writes a node's file into a directory. It is there until dir_release/1, or until the term is garbage; when this VM ends
+%% in any other way, it is seen to be a dead node's.
+-spec dir_claim(Dir :: binary(), Node :: binary(), Record :: binary()) -> {ok, dir_entry()} | error().
+dir_claim(_Dir, _Node, _Record) -> ?stub.
+
+%% @doc Writes another record.
+-spec dir_update(dir_entry(), Record :: binary()) -> ok | error().
+dir_update(_Entry, _Record) -> ?stub.
+
+%% @doc Removes the node's file.
+-spec dir_release(dir_entry()) -> ok.
+dir_release(_Entry) -> ?stub.
+
+%% @doc The record of a node that lives.
+-spec dir_read(Dir :: binary(), Node :: binary()) -> {ok, Record :: binary()} | error().
+dir_read(_Dir, _Node) -> ?stub.
+
+%% @doc The nodes that live.
+-spec dir_nodes(Dir :: binary()) -> {ok, [Node :: binary()]} | error().
+dir_nodes(_Dir) -> ?stub.
 
 %% @doc Sends the library's events at Level or above as `{polydist_log, Level, Message, Fields}'.
 -spec log_to(pid(), Level :: atom()) -> ok.

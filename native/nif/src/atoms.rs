@@ -3,6 +3,7 @@
 rustler::atoms! {
     accepted,
     address,
+    allow,
     any4,
     any6,
     backlog,
@@ -59,6 +60,7 @@ rustler::atoms! {
     queued_max,
     reads,
     recbuf,
+    refused,
     registered,
     server,
     server_name,

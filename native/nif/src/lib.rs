@@ -2,7 +2,7 @@
 //! control plane, and as the linked-in driver `polydist`, the data plane. Both share these statics.
 //!
 //! ```text
-//! Erlang ── NIF call ──► host, tls, listener, connection, epmd, record, log
+//! Erlang ── NIF call ──► host, tls, listener, connection, epmd, record, directory, log
 //!                            │ parse (term), queue, return
 //!                            ▼
 //!                        runtime (tokio) ── polydist-transport
@@ -13,6 +13,7 @@
 
 mod atoms;
 mod connection;
+mod directory;
 mod driver;
 mod epmd;
 mod error;

@@ -59,6 +59,7 @@ fn listen<'a>(
     let options = ListenOptions {
         ports: term::option(options, atoms::ports())?,
         mode: term::option(options, atoms::mode())?.unwrap_or(default.mode),
+        allow: term::allow(options, &address)?,
         backlog: term::option(options, atoms::backlog())?.unwrap_or(default.backlog),
         socket: socket
             .map(term::socket_opts)
@@ -91,6 +92,9 @@ fn listen<'a>(
 fn accept<'a>(env: Env<'a>, listener: ResourceArc<ListenerResource>) -> Atom {
     let pid = env.pid();
     let mut current = lock(&listener.monitor);
+    if listener.listener.is_closed() {
+        return atoms::ok(); // an acceptor would keep it for ever
+    }
     if let Some(old) = current.take() {
         env.demonitor(&listener, &old);
     }
@@ -99,7 +103,7 @@ fn accept<'a>(env: Env<'a>, listener: ResourceArc<ListenerResource>) -> Atom {
         pid,
         listener: listener.clone(),
     };
-    if current.is_some() && !listener.forwarder.is_finished() {
+    if current.is_some() {
         listener.acceptor.send_replace(Some(Arc::new(acceptor)));
     }
     atoms::ok()

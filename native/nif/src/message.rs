@@ -171,7 +171,7 @@ pub(crate) fn transport(name: &str) -> Atom {
     }
 }
 
-/// `#{address, accepted, failed, pending, last_error}`.
+/// `#{address, accepted, failed, pending, refused, last_error}`.
 pub(crate) fn listener_info<'a>(env: Env<'a>, info: &ListenerInfo) -> Term<'a> {
     let last_error = match &info.last_error {
         Some(sentence) => sentence.encode(env),
@@ -182,6 +182,7 @@ pub(crate) fn listener_info<'a>(env: Env<'a>, info: &ListenerInfo) -> Term<'a> {
         atoms::accepted() => info.accepted,
         atoms::failed() => info.failed,
         atoms::pending() => info.pending,
+        atoms::refused() => info.refused,
         atoms::last_error() => last_error,
     })
 }

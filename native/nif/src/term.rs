@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use polydist_transport::{Address, SocketOpts, Transport};
+use ipnet::IpNet;
+use polydist_transport::{Address, Allow, SocketOpts, Transport};
 use rustler::{Atom, Binary, Decoder, Error, NifResult, Term};
 
 use crate::atoms;
@@ -48,6 +49,25 @@ pub(crate) fn ip(term: Term) -> NifResult<IpAddr> {
     let parts: NifResult<Vec<u16>> = parts.into_iter().map(|part| part.decode()).collect();
     let parts: [u16; 8] = parts?.try_into().map_err(|_| Error::BadArg)?;
     Ok(parts.into())
+}
+
+/// A list of `{Ip, Bits}` for an IP address, of user ids for a path; everybody if absent.
+pub(crate) fn allow(map: Term, address: &Address) -> NifResult<Allow> {
+    Ok(match (option::<Vec<Term>>(map, atoms::allow())?, address) {
+        (None, _) => Allow::Everybody,
+        (Some(nets), Address::Ip(_)) => {
+            Allow::Nets(nets.into_iter().map(net).collect::<NifResult<_>>()?)
+        }
+        (Some(users), Address::Local(_)) => {
+            let users = users.into_iter().map(|user| user.decode());
+            Allow::Users(users.collect::<NifResult<_>>()?)
+        }
+    })
+}
+
+fn net(term: Term) -> NifResult<IpNet> {
+    let (address, bits): (Term, u8) = term.decode()?;
+    IpNet::new(ip(address)?, bits).map_err(|_| Error::BadArg)
 }
 
 /// A list of addresses of EPMDs.

@@ -14,7 +14,6 @@ use polydist_channel::Stats;
 use polydist_proto::frame::Prefix;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
 
 use crate::{Address, Error, Kind, Transport, Wire, tls_config};
 
@@ -151,12 +150,13 @@ enum Command {
 
 impl Connection {
     /// Starts the task that connects, if that is still to be done, and then serves the connection.
-    /// `ended` learns how it went: `Ok` if it was detached or closed on this side.
+    /// It ends at the latest when `limit` does, with that error, unless it has been detached. `ended`
+    /// learns how it went: `Ok` if it was detached or closed on this side.
     pub(crate) fn spawn<F>(
         transport: &'static dyn Transport,
         stats: Arc<Stats>,
         connect: F,
-        deadline: Option<Instant>,
+        limit: impl Future<Output = Error> + Send + 'static,
         ended: impl FnOnce(Result<(), &Error>) + Send + 'static,
     ) -> (Self, Pending<Info>)
     where
@@ -192,12 +192,6 @@ impl Connection {
                 drop(task);
                 result
             };
-            let out_of_time = async {
-                match deadline {
-                    Some(deadline) => tokio::time::sleep_until(deadline).await,
-                    None => std::future::pending().await,
-                }
-            };
             let abandoned = async {
                 shared.closing().await;
                 tokio::time::sleep(LINGER).await;
@@ -207,10 +201,7 @@ impl Connection {
                 biased;
                 result = &mut work => result,
                 () = abandoned => Ok(()),
-                () = out_of_time => Err(Error::new(
-                    Kind::Timeout,
-                    "the handshake was not finished in time; the connection is closed",
-                )),
+                error = limit => Err(error),
             };
             shared.ended(&result);
             ended(result.as_ref().copied());

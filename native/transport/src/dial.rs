@@ -77,7 +77,14 @@ pub fn dial(
             )),
         }
     };
-    Ok(Connection::spawn(transport, stats, connect, None, |_| ()))
+    let forever = std::future::pending();
+    Ok(Connection::spawn(
+        transport,
+        stats,
+        connect,
+        forever,
+        |_| (),
+    ))
 }
 
 async fn connect(socket: Socket, address: &SockAddr, stats: Arc<Stats>) -> io::Result<Stream> {

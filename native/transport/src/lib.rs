@@ -16,8 +16,10 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod allow;
 mod connection;
 mod dial;
+pub mod directory;
 pub mod epmd;
 mod error;
 pub mod host;
@@ -36,6 +38,7 @@ use polydist_proto::frame::Prefix;
 use socket2::{SockAddr, Socket};
 
 pub use address::Address;
+pub use allow::Allow;
 pub use connection::{
     Accepted, Connection, Credentials, Established, Info, MAX_HANDSHAKE_FRAME, Pending, TlsInfo,
 };

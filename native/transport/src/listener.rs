@@ -1,4 +1,4 @@
-//! Listening: one accept loop a listener, TLS handshakes beside it, all under limits.
+//! Listening: one accept loop a listener, who may come in, TLS handshakes beside it, all under limits.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -10,17 +10,20 @@ use polydist_channel::Stats;
 use rustix::io::Errno;
 use socket2::{SockAddr, Socket};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::dial::info;
 use crate::{
-    Accepted, Address, Connection, Error, Side, SocketOpts, Stream, TlsConfig, Transport, stream,
+    Accepted, Address, Allow, Connection, Error, Kind, Side, SocketOpts, Stream, TlsConfig,
+    Transport, stream,
 };
 
 /// How long accepting rests when there are no file descriptors or no memory.
 const BACK_OFF: Duration = Duration::from_millis(100);
+/// At most one line about refused peers is logged in this time.
+const REFUSALS_LOGGED: Duration = Duration::from_secs(1);
 
 /// How to listen.
 #[derive(Clone, Debug)]
@@ -29,6 +32,8 @@ pub struct ListenOptions {
     pub ports: Option<(u16, u16)>,
     /// The mode of a socket in the file system.
     pub mode: u32,
+    /// Who may connect; anybody else is closed at once.
+    pub allow: Allow,
     /// Connections that the kernel keeps until they are accepted.
     pub backlog: i32,
     /// Options of the accepted sockets.
@@ -46,6 +51,7 @@ impl Default for ListenOptions {
         Self {
             ports: None,
             mode: 0o600,
+            allow: Allow::Everybody,
             backlog: 128,
             socket: SocketOpts::default(),
             tls: None,
@@ -73,6 +79,8 @@ pub struct ListenerInfo {
     pub failed: u64,
     /// How many of them are on their way.
     pub pending: u64,
+    /// Connections closed at once because their peers are not allowed; they are not in `accepted`.
+    pub refused: u64,
     /// The last thing that went wrong.
     pub last_error: Option<String>,
 }
@@ -93,13 +101,19 @@ struct Shared {
     transport: &'static dyn Transport,
     address: Address,
     side: Side,
+    allow: Allow,
     setup_time: Duration,
     /// `None` once closed. Locked for one system call at a time.
     socket: Mutex<Option<AsyncFd<Socket>>>,
+    /// Set with it, for those who are accepted and not detached yet.
+    closed: watch::Sender<bool>,
     socket_opts: Mutex<SocketOpts>,
     accepted: AtomicU64,
     failed: AtomicU64,
     pending: AtomicU64,
+    refused: AtomicU64,
+    /// When a refusal was logged, and how many were not since.
+    refusals: Mutex<(Option<Instant>, u64)>,
     last_error: Mutex<Option<String>>,
 }
 
@@ -114,6 +128,18 @@ impl Listener {
             tls: options.tls.clone(),
         };
         transport.check(&side)?;
+        if !options.allow.fits(address) {
+            let sentence = format!(
+                "cannot listen on {} {address}: allow is {}, but there peers are told by {}",
+                transport.name(),
+                options.allow,
+                match address {
+                    Address::Ip(_) => "their address",
+                    Address::Local(_) => "their user",
+                }
+            );
+            return Err(Error::new(Kind::BadOption, sentence));
+        }
         let (socket, address) = transport.bind(address, &options)?;
         let what = format!("cannot listen on {} {address}", transport.name());
         let socket = stream::poll(socket).map_err(|error| Error::os(what, &error))?;
@@ -121,12 +147,16 @@ impl Listener {
             transport,
             address,
             side,
+            allow: options.allow,
             setup_time: options.setup_time,
             socket: Mutex::new(Some(socket)),
+            closed: watch::Sender::new(false),
             socket_opts: Mutex::new(options.socket),
             accepted: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             pending: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            refusals: Mutex::default(),
             last_error: Mutex::new(None),
         });
         let (sender, incoming) = mpsc::unbounded_channel();
@@ -154,7 +184,7 @@ impl Listener {
             )
         };
         match &*lock(&self.shared.socket) {
-            None => return Err(Error::new(crate::Kind::Closed, "the listener is closed")),
+            None => return Err(Error::new(Kind::Closed, "the listener is closed")),
             Some(socket) => {
                 let tried = transport.tune(socket.get_ref(), &options);
                 tried.map_err(|error| Error::os(what(), &error))?;
@@ -171,18 +201,25 @@ impl Listener {
             accepted: self.shared.accepted.load(Relaxed),
             failed: self.shared.failed.load(Relaxed),
             pending: self.shared.pending.load(Relaxed),
+            refused: self.shared.refused.load(Relaxed),
             last_error: lock(&self.shared.last_error).clone(),
         }
     }
 
-    /// Closes the socket and removes its path before it returns. Handshakes under way are given up;
-    /// accepted connections live on. Closing again does nothing.
+    /// Whether it has been closed.
+    pub fn is_closed(&self) -> bool {
+        lock(&self.shared.socket).is_none()
+    }
+
+    /// Closes the socket and removes its path before it returns. Connections whose handshake is under
+    /// way, TLS's or the distribution's, are closed; detached ones live on. Closing again does nothing.
     pub fn close(&self) {
         let socket = lock(&self.shared.socket).take();
         if let Some(socket) = socket {
             drop(socket);
             self.shared.transport.unbind(&self.shared.address);
             self.task.abort();
+            self.shared.closed.send_replace(true);
         }
     }
 }
@@ -207,6 +244,11 @@ async fn accept_loop(
         match std::future::poll_fn(|cx| shared.poll_accept(cx)).await {
             None => return,
             Some(Ok((socket, peer))) => {
+                if let Err(stranger) = shared.allow.check(shared.transport, &socket, &peer) {
+                    drop(socket);
+                    shared.refuse(&stranger);
+                    continue;
+                }
                 let place = Place::new(permit, &shared);
                 handshakes.spawn(handshake(
                     shared.clone(),
@@ -266,6 +308,7 @@ async fn handshake(
     let stats = Arc::new(Stats::default());
     let (counted, start) = (stats.clone(), Instant::now());
     let deadline = start + shared.setup_time;
+    let mut closed = shared.closed.subscribe();
     let connect = async move {
         let peer = Address::from_kernel(&peer);
         let options = lock(&shared.socket_opts).clone();
@@ -287,7 +330,18 @@ async fn handshake(
             place.failed(error);
         }
     };
-    let (connection, secured) = Connection::spawn(transport, stats, connect, Some(deadline), ended);
+    let limit = async move {
+        // Fails when the listener is gone, which comes to the same.
+        let closed = closed.wait_for(|closed| *closed);
+        match timeout_at(deadline, closed).await {
+            Ok(_) => Error::new(Kind::Closed, "the listener was closed"),
+            Err(_) => Error::new(
+                Kind::Timeout,
+                "the handshake was not finished in time; the connection is closed",
+            ),
+        }
+    };
+    let (connection, secured) = Connection::spawn(transport, stats, connect, limit, ended);
     if let Ok(info) = secured.await {
         let _ = accepted.send(Accepted { connection, info });
     }
@@ -338,6 +392,29 @@ impl Shared {
         tracing::warn!(transport = self.transport.name(), address = %self.address, error = sentence, "accepting rests");
         self.set_error(sentence);
         sleep(BACK_OFF).await;
+    }
+
+    fn refuse(&self, stranger: &str) {
+        self.refused.fetch_add(1, Relaxed);
+        let Self {
+            transport,
+            address,
+            allow,
+            ..
+        } = self;
+        let name = transport.name();
+        let sentence = format!("{name} {address} refused {stranger}; it allows {allow}");
+        let mut refusals = lock(&self.refusals);
+        match refusals.0 {
+            Some(logged) if logged.elapsed() < REFUSALS_LOGGED => refusals.1 += 1,
+            _ => {
+                let others = std::mem::take(&mut refusals.1);
+                refusals.0 = Some(Instant::now());
+                tracing::info!(others, "{sentence}");
+            }
+        }
+        drop(refusals);
+        self.set_error(sentence);
     }
 
     fn set_error(&self, sentence: String) {

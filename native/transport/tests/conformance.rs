@@ -6,7 +6,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use polydist_proto::frame::Prefix;
-use polydist_transport::{Address, Info, Kind, MAX_HANDSHAKE_FRAME, user_timeout};
+use polydist_transport::{Address, Allow, Info, Kind, MAX_HANDSHAKE_FRAME, user_timeout};
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::{Errno, FdFlags, fcntl_getfd};
 use socket2::SockRef;
@@ -43,6 +43,10 @@ for_every_transport! {
     nobody_listening_is_econnrefused_or_enoent
     a_second_listener_on_the_same_address_is_refused
     a_closed_listener_leaves_its_address_at_once
+    closing_a_listener_ends_what_is_half_made_and_nothing_else
+    a_peer_that_is_not_allowed_is_closed_at_once
+    a_peer_that_is_allowed_comes_in
+    what_tells_peers_apart_must_fit_the_address
     pending_connections_over_the_cap_wait
     counters_count_the_handshake
     a_user_timeout_reaches_both_ends_where_there_is_such_a_thing
@@ -335,7 +339,8 @@ async fn a_second_listener_on_the_same_address_is_refused(mut place: Place) {
 async fn a_closed_listener_leaves_its_address_at_once(mut place: Place) {
     let (listener, mut incoming) = place.open().unwrap();
     place.address = listener.address().clone();
-    let pair = place.pair(&listener, &mut incoming).await;
+    let (dialled, accepted) = place.pair(&listener, &mut incoming).await;
+    let mut detached = Raw::new(soon(accepted.connection.detach()).await.unwrap());
     for _ in 0..20 {
         let (again, mut incoming) = {
             listener.close();
@@ -346,11 +351,10 @@ async fn a_closed_listener_leaves_its_address_at_once(mut place: Place) {
         again.close();
         assert!(soon(incoming.next()).await.is_none());
     }
-    pair.0.send(b"still there").unwrap();
-    assert_eq!(
-        soon(pair.1.connection.recv()).await.unwrap(),
-        b"still there"
-    );
+    let (prefix, mut frame) = (place.transport.prefix(), Vec::new());
+    prefix.encode(b"still there", &mut frame).unwrap();
+    detached.write_all(&frame).unwrap();
+    assert_eq!(soon(dialled.recv()).await.unwrap(), b"still there");
 }
 
 async fn pending_connections_over_the_cap_wait(mut place: Place) {
@@ -423,4 +427,72 @@ async fn a_user_timeout_reaches_both_ends_where_there_is_such_a_thing(mut place:
         .map(|error| error.kind());
     let expected = (place.transport.name() != "uds").then_some(Kind::Os(Errno::INVAL));
     assert_eq!(refused, expected, "the kernel keeps it in an int");
+}
+
+async fn closing_a_listener_ends_what_is_half_made_and_nothing_else(place: Place) {
+    let (listener, mut incoming) = place.open().unwrap();
+    let (ours, theirs) = place.pair(&listener, &mut incoming).await;
+    let theirs = soon(theirs.connection.detach()).await.unwrap();
+    let (dialled, accepted) = place.pair(&listener, &mut incoming).await;
+    let waiting = accepted.connection.recv();
+    listener.close();
+    assert_eq!(soon(waiting).await.unwrap_err().kind(), Kind::Closed);
+    assert!(soon(dialled.recv()).await.is_err());
+    until(|| accepted.connection.is_closed()).await;
+    assert!(listener.is_closed());
+    soon(ours.detach()).await.unwrap();
+    drop(theirs);
+    until(|| listener.info().pending == 0).await;
+}
+
+/// Whom a rule would have to name, and somebody else.
+fn us_and_others(place: &Place) -> (Allow, Allow) {
+    let nets = |nets: &[&str]| Allow::Nets(nets.iter().map(|net| net.parse().unwrap()).collect());
+    match place.address {
+        Address::Ip(_) => (
+            nets(&["127.0.0.0/8", "::1/128"]),
+            nets(&["10.0.0.0/8", "fd00::/8"]),
+        ),
+        Address::Local(_) => {
+            let us = rustix::process::geteuid().as_raw();
+            (Allow::Users(vec![us]), Allow::Users(vec![us + 1, us + 2]))
+        }
+    }
+}
+
+async fn a_peer_that_is_not_allowed_is_closed_at_once(mut place: Place) {
+    place.listen.allow = us_and_others(&place).1;
+    let (listener, mut incoming) = place.open().unwrap();
+    for _ in 0..3 {
+        let (dialled, connected) = place.dial(listener.address());
+        let _ = dialled.send(b"never read");
+        let _ = soon(connected).await;
+        assert!(soon(dialled.recv()).await.is_err());
+    }
+    until(|| listener.info().refused == 3).await;
+    let info = listener.info();
+    assert_eq!((info.accepted, info.failed, info.pending), (0, 0, 0));
+    let sentence = info.last_error.unwrap();
+    assert!(
+        sentence.contains("refused") && sentence.contains("it allows"),
+        "{sentence}"
+    );
+    listener.close();
+    assert!(soon(incoming.next()).await.is_none());
+}
+
+async fn a_peer_that_is_allowed_comes_in(mut place: Place) {
+    place.listen.allow = us_and_others(&place).0;
+    let (listener, mut incoming) = place.open().unwrap();
+    place.pair(&listener, &mut incoming).await;
+    assert_eq!(listener.info().refused, 0);
+}
+
+async fn what_tells_peers_apart_must_fit_the_address(mut place: Place) {
+    place.listen.allow = match us_and_others(&place).0 {
+        Allow::Nets(_) => Allow::Users(vec![0]),
+        _ => Allow::Nets(Vec::new()),
+    };
+    let error = place.open().unwrap_err();
+    assert_eq!(error.kind(), Kind::BadOption, "{error}");
 }
