@@ -1,6 +1,7 @@
 %%% What a running node tells about its distribution, and what it can be told.
 %%%
 %%%   listeners/0, connections/0                       what there is, with its figures
+%%%   add_listener/1, remove_listener/1                other listeners than those of the configuration
 %%%   policy/0, set_policy/1, check_policy/1           which transport goes where: polydist_rule has the rules
 %%%   candidates/1, explain/1, explain_text/1          what would be done to reach a node, what was done last, and why
 %%%   connect/2, reconnect/2                           a deliberate choice
@@ -8,30 +9,35 @@
 %%% Any process may call these, from a shell as well. Errors are `{error, {Kind, Sentence}}': match on Kind, read Sentence.
 -module(polydist).
 
--export([listeners/0, connections/0, policy/0, set_policy/1, check_policy/1, candidates/1, explain/1, explain_text/1, connect/2,
-         reconnect/2]).
+-export([listeners/0, add_listener/1, remove_listener/1, connections/0, policy/0, set_policy/1, check_policy/1, candidates/1,
+         explain/1, explain_text/1, connect/2, reconnect/2]).
 
 -export_type([listener/0, connection/0, explanation/0, past/0, error/0]).
 
 -type error() :: {error, {Kind :: atom(), Sentence :: binary()}}.
 
-%% `address' is a list where a carrier listens at several. `reason' is there when it does not listen, or not everywhere it should.
-%% `accepted', `failed' and `pending' count transport handshakes; `established' the connections that are up now, whose figures are
-%% summed up in the rest.
--type listener() :: #{transport := polydist_native:transport(), state := listening | failed,
-                      address => polydist_native:address() | [polydist_native:address()], reason => binary(),
+%% `id' is what remove_listener/1 takes: the name, the transport for the first one of the configuration, else a reference.
+%% `address' is a list where there are several. `reason' is there when it does not listen, or not everywhere it should, after so
+%% many `attempts'. `accepted', `failed' and `pending' count transport handshakes, `refused' those whom `allow' kept out;
+%% `established' the connections that are up now, whose figures are summed up in the rest.
+-type listener() :: #{id := polydist_listeners:id(), transport := polydist_native:transport(), state := listening | failed,
+                      address => polydist_native:address() | [polydist_native:address()],
+                      allow => [binary() | non_neg_integer()], reason => binary(), attempts => pos_integer(),
                       accepted => non_neg_integer(), failed => non_neg_integer(), pending => non_neg_integer(),
+                      refused => non_neg_integer(),
                       last_error => binary(), established := non_neg_integer(),
                       bytes_in := non_neg_integer(), bytes_out := non_neg_integer(),
                       frames_in := non_neg_integer(), frames_out := non_neg_integer(),
                       wire_in := non_neg_integer(), wire_out := non_neg_integer(), queued := non_neg_integer()}.
 
 %% `since' is erlang:system_time(millisecond); `handshake_time' (from the dial or the accept until both sides were through) and
-%% `busy_time' (for which the VM was held back, in `busy_count' spells) are microseconds; `ticktime' is milliseconds, or kernel where
-%% net_ticktime holds. `bytes' are the payload of `frames', `wire' is what the socket saw. `queued' is what it has not taken yet,
+%% `busy_time' (for which the VM was held back, in `busy_count' spells) are microseconds; `ticktime' is milliseconds, or kernel
+%% where net_ticktime holds. `bytes' are the payload of `frames', `wire' is what the socket saw. `queued' is what it has not taken yet,
 %% `queued_max' the most that was. `ticks_missed' counts the quarters of the ticktime in which something was due and nothing was
-%% heard. `rule' is the policy's, `last_error' the last thing that went wrong with that node.
+%% heard. `listener' is the id of the one it came in by. `rule' is the policy's, `last_error' the last thing that went wrong with
+%% that node.
 -type connection() :: #{node := node(), transport := polydist_native:transport(), direction := in | out,
+                        listener => polydist_listeners:id(),
                         peer := polydist_native:address(), local := polydist_native:address(),
                         tls := #{version := atom(), cipher := binary()} | undefined, since := integer(),
                         handshake_time := non_neg_integer(), rule := binary(), ticktime := pos_integer() | kernel,
@@ -58,30 +64,48 @@
 
 -define(SUMS, [bytes_in, bytes_out, frames_in, frames_out, wire_in, wire_out, queued]).
 
-%% @doc One map for each carrier of ours: where it listens, or why it does not, and what it has accepted.
+%% @doc One map for each listener: where it listens, or why it does not, and what it has accepted.
 -spec listeners() -> [listener()].
 listeners() ->
     Connections = connections(),
-    [maps:merge(listener(Result), carried(T, Connections)) || #{transport := T} = Result <- polydist_listeners:results()].
+    [maps:merge(listener(Result), carried(Id, Connections)) || #{id := Id} = Result <- polydist_listeners:results()].
 
-listener(#{transport := Transport, state := State, listeners := Listeners} = Result) ->
+listener(#{id := Id, transport := Transport, state := State, place := Place, listeners := Listeners} = Result) ->
     Infos = [polydist_native:listener_info(L) || L <- Listeners],
     Sum = fun(Key) -> lists:sum([maps:get(Key, Info) || Info <- Infos]) end,
     maps:from_list(
-        [{transport, Transport}, {state, State}]
+        [{id, Id}, {transport, Transport}, {state, State}]
         ++ case maps:get(addresses, Result) of
                [] -> [];
                [Address] -> [{address, Address}];
                Addresses -> [{address, Addresses}]
            end
-        ++ [{reason, Sentence} || #{reason := {_, Sentence}} <- [Result]]
-        ++ [{Key, Sum(Key)} || Key <- [accepted, failed, pending], Infos =/= []]
+        ++ [{allow, polydist_place:allow_text(Allow)} || #{allow := Allow} <- [Place]]
+        ++ [Each || #{reason := {_, Sentence}, attempts := Attempts} <- [Result],
+                    Each <- [{reason, Sentence}, {attempts, Attempts}]]
+        ++ [{Key, Sum(Key)} || Key <- [accepted, failed, pending, refused], Infos =/= []]
         ++ [{last_error, Error} || #{last_error := Error} <- Infos, Error =/= undefined]).
 
-carried(Transport, Connections) ->
-    Mine = [Each || #{transport := T, direction := in} = Each <- Connections, T =:= Transport],
+carried(Id, Connections) ->
+    Mine = [Each || #{listener := By} = Each <- Connections, By =:= Id],
     Sums = [{Key, lists:sum([maps:get(Key, Each) || Each <- Mine])} || Key <- ?SUMS],
     maps:from_list([{established, length(Mine)} | Sums]).
+
+%% @doc Opens another listener, for a transport that listens already or any other, until it is removed or the distribution stops.
+%% Takes `transport', and what the key `listen' takes for it: `ip', `port', `ports' or `dir', `path', `mode', and `allow' and
+%% `name'. The id is the name, or a reference. What the registries say of this node follows.
+-spec add_listener(#{transport := polydist_native:transport(), atom() => term()}) -> {ok, polydist_listeners:id()} | error().
+add_listener(Options) ->
+    case polydist_place:listener(Options) of
+        {ok, Transport, Place} -> polydist_listeners:add(Transport, Place);
+        {error, Sentence} -> {error, {bad_listener, Sentence}}
+    end.
+
+%% @doc Closes a listener, one of the configuration too. Connections that came in by it stay; those whose handshake is under way
+%% are closed. The last one may go as well.
+-spec remove_listener(polydist_listeners:id()) -> ok | error().
+remove_listener(Id) ->
+    polydist_listeners:remove(Id).
 
 %% @doc One map for each connection that polydist carries.
 -spec connections() -> [connection()].
@@ -102,11 +126,11 @@ policy() ->
         {error, _} -> []
     end.
 
-%% @doc Puts another policy in force, for connections made from now on and until the distribution stops. With a mistake in it the old
-%% one stays.
+%% @doc Puts another policy in force, for connections made from now on and until the distribution stops. With a mistake in it the
+%% old one stays.
 -spec set_policy([polydist_rule:source()]) -> ok | error().
 set_policy(Rules) ->
-    case polydist_policy:compile(Rules) of
+    case polydist_policy:compile(Rules, registries()) of
         {ok, Policy} ->
             case polydist_listeners:set_policy(Policy) of
                 ok -> ok;
@@ -118,9 +142,15 @@ set_policy(Rules) ->
 %% @doc Whether set_policy/1 would take these rules. Needs nothing to be running.
 -spec check_policy(term()) -> ok | error().
 check_policy(Rules) ->
-    case polydist_policy:compile(Rules) of
+    case polydist_policy:compile(Rules, registries()) of
         {ok, _} -> ok;
         {error, Sentence} -> {error, {bad_policy, Sentence}}
+    end.
+
+registries() ->
+    case polydist_listeners:config() of
+        {ok, #{registries := Registries}} -> [Name || #{name := Name} <- Registries];
+        {error, _} -> [epmd]
     end.
 
 %% @doc How a connection to Node would be made now: the addresses in the order of dialling, and for every other transport why not.
@@ -167,9 +197,10 @@ connect(Node, Options) ->
         Error -> Error
     end.
 
-%% @doc Moves the connection to Node to one of these transports, or with `#{}' to the best one that the policy knows now: ends it and
-%% connects at once. `gap' is the microseconds in between, in which processes see the node down. When nothing could be reached
-%% that way nothing is ended; when connecting fails after all, Node is connected as the policy says, and the error tells.
+%% @doc Moves the connection to Node to one of these transports, or with `#{}' to the best one that the policy knows now: dials,
+%% ends the old one, and connects at once. `gap' is the microseconds in between, in which processes see the node down. When
+%% nothing could be reached that way nothing is ended; when connecting fails after all, Node is connected as the policy says,
+%% and the error tells.
 -spec reconnect(node(), polydist_choice:options()) -> {ok, polydist_choice:moved()} | error().
 reconnect(Node, Options) ->
     polydist_choice:reconnect(Node, Options).

@@ -168,7 +168,8 @@ conclude(Node, Attempt, Reason) ->
     polydist_sup:store({trouble, Node}, Sentence),
     suspect(Node, Attempt),
     Before = case Attempt of
-                 #{stage := handshake, attempts := Attempts} -> [polydist_dial:sentences([Each]) || #{outcome := failed} = Each <- Attempts];
+                 #{stage := handshake, attempts := Attempts} ->
+                     [polydist_dial:sentences([Each]) || #{outcome := failed} = Each <- Attempts];
                  #{} -> [] % they are the reason
              end,
     polydist_log:say(level(Kind, Attempt), [what(Kind, Attempt, Node), lists:join("; ", Before ++ [Sentence])]).
@@ -189,7 +190,8 @@ why(#{stage := lookup}, setup_timer_timeout) ->
 why(#{stage := dial}, setup_timer_timeout) ->
     {timeout, <<"no address answered within net_setuptime">>};
 why(#{stage := handshake, dialled := Dialled}, setup_timer_timeout) ->
-    {silent, polydist_log:text("~ts took the connection and then said nothing for as long as net_setuptime allows", [text(Dialled)])};
+    {silent, polydist_log:text("~ts took the connection and then said nothing for as long as net_setuptime allows",
+                               [text(Dialled)])};
 why(#{dialled := Dialled}, Reason) ->
     {handshake, polydist_log:text("the handshake with ~ts came to nothing: ~0tP", [text(Dialled), Reason, 20])};
 why(_, Reason) ->

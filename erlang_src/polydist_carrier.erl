@@ -4,7 +4,7 @@
 %%% it is; polydist_listeners opens the sockets of all of them when the first is asked to listen, and polydist_connection
 %%% chooses the transport of a connection, whichever carrier net_kernel picked for it: net_kernel has no second try.
 %%%
-%%% To add a transport: transports/0, family/1 and protocol/1 here, how it opens in polydist_listeners, a carrier module, and
+%%% To add a transport: transports/0, family/1 and protocol/1 here, polydist_place and polydist_sockets, a carrier module, and
 %%% a file in native/transport.
 -module(polydist_carrier).
 
@@ -14,15 +14,15 @@
 -export([childspecs/1, listen/3, accept/1, accept_connection/5, setup/5, select/1, close/1, address/2, setopts/2, getopts/2]).
 
 %% for the rest of polydist
--export([transports/0, net_address/3, host/0]).
+-export([transports/0, net_address/3, host/0, take_up/2]).
 
 %% internal, exported for spawn
 -export([accept_loop/3]).
 
 -export_type([handle/0, net_address/0, listening/0]).
 
-%% What net_kernel keeps of a carrier that listens: the sockets, two of them where a transport has both families.
--type handle() :: {polydist, polydist_native:transport(), [polydist_native:listener()]}.
+%% What net_kernel keeps of a carrier that listens. Its sockets come and go: polydist_listeners knows them.
+-type handle() :: {polydist, polydist_native:transport()}.
 -type net_address() :: #net_address{}.
 -type listening() :: {ok, {handle(), net_address(), Creation :: integer()}}
                    | {error, duplicate_name | {Kind :: atom(), Sentence :: string()}}.
@@ -100,8 +100,8 @@ childspecs(Transport) ->
 -spec listen(polydist_native:transport(), Name :: atom(), Host :: string()) -> listening().
 listen(Transport, Name, Host) ->
     try polydist_listeners:listen(Transport, Name, Host) of
-        {ok, Listeners, Address, Creation} ->
-            {ok, {{polydist, Transport, Listeners}, net_address(Transport, Address, Host), Creation}};
+        {ok, Address, Creation} ->
+            {ok, {{polydist, Transport}, net_address(Transport, Address, Host), Creation}};
         {error, duplicate_name} ->
             {error, duplicate_name};
         %% net_kernel prints this by ~p or erlang:display: a list of characters is what stays readable.
@@ -118,22 +118,40 @@ listen(Transport, Name, Host) ->
 accept(Handle) ->
     spawn_opt(?MODULE, accept_loop, [self(), Handle, start], [link, {priority, max}]).
 
-%% @doc Hands each accepted connection to the process that net_kernel starts for it:
+%% @doc Gives more sockets to an acceptor.
+-spec take_up(Acceptor :: pid(), [polydist_native:listener()]) -> ok.
+take_up(Acceptor, Listeners) ->
+    Acceptor ! {take_up, Listeners},
+    ok.
+
+%% @doc Hands each accepted connection to the process that net_kernel starts for it, under the family and the protocol of its own
+%% carrier, whatever the connection's transport is: it must be one that net_kernel knows to listen.
 %%   1. acceptor   -> net_kernel: {accept, Acceptor, {Conn, Info}, Family, Protocol}
 %%   2. net_kernel -> acceptor:   {Kernel, controller, Pid}, Pid being accept_connection/5's
 %%   3. acceptor   -> Pid:        {Acceptor, controller}, after making it the owner
 -spec accept_loop(Kernel :: pid(), handle(), start | loop) -> no_return().
-accept_loop(Kernel, {polydist, _, Listeners} = Handle, start) ->
-    lists:foreach(fun polydist_native:accept/1, Listeners),
+accept_loop(Kernel, {polydist, Carrier} = Handle, start) ->
+    %% Entered first: of what is added from now on it gets told.
+    polydist_sup:store({acceptor, Carrier}, self()),
+    lists:foreach(fun polydist_native:accept/1, polydist_listeners:sockets(Carrier)),
     accept_loop(Kernel, Handle, loop);
-accept_loop(Kernel, {polydist, Transport, _} = Handle, loop) ->
+accept_loop(Kernel, {polydist, Carrier} = Handle, loop) ->
     receive
-        {polydist, _Listener, {accepted, Conn, Info}} ->
-            Kernel ! {accept, self(), {Conn, Info}, family(Transport), protocol(Transport)},
+        {polydist, Listener, {accepted, Conn, Info}} ->
+            Kernel ! {accept, self(), {Conn, entered(Listener, Info)}, family(Carrier), protocol(Carrier)},
             hand_over(Kernel, Conn),
+            accept_loop(Kernel, Handle, loop);
+        {take_up, Listeners} ->
+            lists:foreach(fun polydist_native:accept/1, Listeners),
             accept_loop(Kernel, Handle, loop);
         _Late ->
             accept_loop(Kernel, Handle, loop)
+    end.
+
+entered(Listener, Info) ->
+    case polydist_listeners:id(Listener) of
+        {ok, Id} -> Info#{listener => Id};
+        error -> Info % just removed
     end.
 
 hand_over(Kernel, Conn) ->
@@ -171,8 +189,8 @@ select(Node) ->
 
 %% @doc Closes the sockets of a carrier.
 -spec close(handle() | undefined) -> ok.
-close({polydist, _, Listeners}) ->
-    lists:foreach(fun polydist_native:close_listener/1, Listeners);
+close({polydist, Carrier}) ->
+    lists:foreach(fun polydist_native:close_listener/1, polydist_listeners:sockets(Carrier));
 close(_) -> % net_kernel has no socket for a carrier that does not listen
     ok.
 
@@ -183,9 +201,9 @@ address(Transport, Host) ->
 
 %% @doc Sets options for the connections accepted from now on.
 -spec setopts(handle() | undefined, [term()]) -> ok | {error, term()}.
-setopts({polydist, _, Listeners}, Options) ->
+setopts({polydist, Carrier}, Options) ->
     case polydist_config:pick_socket_options(Options) of
-        {Known, []} -> setopts_all(Listeners, maps:remove(backlog, Known));
+        {Known, []} -> setopts_all(polydist_listeners:sockets(Carrier), maps:remove(backlog, Known));
         {_, Unknown} -> {error, {badopts, Unknown}}
     end;
 setopts(_, _) ->

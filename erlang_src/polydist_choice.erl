@@ -1,9 +1,9 @@
 %%% Connections made on purpose: polydist:connect/2 and reconnect/2.
 %%%
 %%% net_kernel takes no options for a connection. So a process of ours, the keeper, dials first, by a plan that is what the policy
-%%% allows, perhaps less, never more. Once it has a connection net_kernel is told to connect, and the process that it starts for that
-%%% finds the keeper in our table and takes the connection over. So nothing that is up is ended before there is something to replace
-%%% it, and the gap is as short as it can be.
+%%% allows, perhaps less, never more. Once it has a connection net_kernel is told to connect, and the process that it starts
+%%% for that finds the keeper in our table and takes the connection over. So nothing that is up is ended before there is
+%%% something to replace it, and the gap is as short as it can be.
 -module(polydist_choice).
 
 %% for polydist
@@ -60,8 +60,9 @@ move(Node, Transports, From, Tries) ->
     case dialled(Node, Transports, fun() -> swap(Node, Transports, From) end) of
         {error, {other_transport, _}} when Tries > 1 -> move(Node, Transports, From, Tries - 1);
         {error, {other_transport, _}} ->
-            {error, {other_transport, polydist_log:text("~ts connects to this node by a policy of its own, and its connection comes first "
-                                                        "each time: call reconnect there, or change the policy there", [Node])}};
+            Sentence = polydist_log:text("~ts connects to this node by a policy of its own, and its connection comes first each "
+                                         "time: call reconnect there, or change the policy there", [Node]),
+            {error, {other_transport, Sentence}};
         {lost, Error} -> again(Node, Error);
         Result -> Result
     end.
@@ -94,8 +95,9 @@ is_list_of([First | Rest], Known) -> lists:member(First, Known) andalso is_list_
 is_list_of(Tail, _) -> Tail =:= [].
 
 bad_option(Options) ->
+    Known = lists:join(", ", [atom_to_list(T) || T <- polydist_carrier:transports()]),
     {error, {bad_option, polydist_log:text("the options are ~0tP, but must be #{} or #{transports => [tls, uds]}, some of ~ts",
-                                           [Options, 30, lists:join(", ", [atom_to_list(T) || T <- polydist_carrier:transports()])])}}.
+                                           [Options, 30, Known])}}.
 
 %% Dials, and then does it while the keeper has the connection for who asks.
 dialled(Node, Transports, Do) ->
@@ -112,7 +114,8 @@ dialled(Node, Plan, {Keeper, Monitor}, Do) ->
         {Keeper, connected} ->
             Result = case leave(Node, Keeper, Plan) of
                          true -> Do();
-                         false -> {error, {busy, polydist_log:text("somebody else is connecting to ~ts on purpose; try again", [Node])}}
+                         false ->
+                             {error, {busy, polydist_log:text("somebody else is connecting to ~ts on purpose; try again", [Node])}}
                      end,
             demonitor(Monitor, [flush]),
             _ = leave_no_more(Node, Keeper),

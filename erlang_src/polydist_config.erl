@@ -4,8 +4,8 @@
 %%% later. The flags matter: remsh and release scripts start nodes that see no sys.config.
 %%%
 %%%   policy     [{Match, #{transports => [..]}}]                       see polydist_rule
-%%%   listen     #{tcp | tcp6 | tls => #{ip => any | Address, port => N, ports => {Low, High}},
-%%%                uds => #{dir => Path, mode => 8#600}}
+%%%   listen     #{Transport => #{..} | [#{..}]}                         see polydist_place
+%%%   registries [epmd, {dir, Path}, ...]: where nodes are looked up and registered     see polydist_registry
 %%%   uds_dirs   [Path]: directories whose sockets are dialled, besides those where we would put ours
 %%%   legacy     tcp | tls | tcp6: whose port is registered as the one that stock nodes dial
 %%%   tls        the terms of an -ssl_dist_optfile                      see polydist_tls_config
@@ -21,17 +21,17 @@
 %% The kernel's parameters
 -export([port_range/0, interface/0, socket_options/1, pick_socket_options/1, setup_time/0]).
 
--export_type([config/0, place/0]).
+-export_type([config/0]).
 
--type place() :: #{ip => any | inet:ip_address(), ports => {inet:port_number(), inet:port_number()}}.
 -type config() :: #{policy := polydist_policy:policy(),
-                    listen := #{tcp | tcp6 | tls => place(), uds => #{dir => string(), mode => non_neg_integer()}},
+                    listen := #{polydist_native:transport() => polydist_place:place() | [polydist_place:place()]},
+                    registries := [polydist_registry:registry()],
                     uds_dirs := [binary()],
                     legacy := tcp | tls | tcp6 | undefined,
                     tls := term() | undefined,
                     log_level := error | warning | info | debug}.
 
--define(KEYS, [policy, listen, uds_dirs, legacy, tls, log_level]).
+-define(KEYS, [policy, listen, registries, uds_dirs, legacy, tls, log_level]).
 
 %% @doc The configuration of this node. Works as soon as the code server runs.
 -spec read() -> {ok, config()} | {error, Sentence :: binary()}.
@@ -50,10 +50,11 @@ parse(Flags, Environment) ->
     try
         Given = maps:merge(maps:from_list(lists:keydelete(included_applications, 1, Environment)),
                            maps:from_list([flag(Words) || Words <- Flags])),
-        {ok, maps:fold(fun(Key, Value, Config) -> Config#{Key := value(Key, Value)} end,
-                       #{policy => value(policy, []), listen => #{}, uds_dirs => [], legacy => undefined, tls => undefined,
-                         log_level => warning},
-                       Given)}
+        Config = maps:fold(fun(Key, Value, Config) -> Config#{Key := value(Key, Value)} end,
+                           #{registries => value(registries, [epmd]), listen => #{}, uds_dirs => [], legacy => undefined,
+                             tls => undefined, log_level => warning},
+                           maps:remove(policy, Given)),
+        {ok, Config#{policy => policy(maps:get(policy, Given, []), Config)}}
     catch
         throw:{invalid, Sentence} -> {error, Sentence}
     end.
@@ -83,13 +84,19 @@ not_a_term(Key, Source, Why) ->
     invalid("-polydist ~0p ~ts is not an Erlang term (~ts); in a shell it wants quotes: -polydist ~0p 'Term'",
             [Key, Source, Why, Key]).
 
-value(policy, Value) ->
-    case polydist_policy:compile(Value) of
+%% It names registries.
+policy(Rules, #{registries := Registries}) ->
+    case polydist_policy:compile(Rules, [Name || #{name := Name} <- Registries]) of
         {ok, Policy} -> Policy;
         {error, Sentence} -> throw({invalid, Sentence})
+    end.
+
+value(registries, Value) ->
+    case polydist_registry:configure(Value) of
+        {ok, Registries} -> Registries;
+        {error, Sentence} -> throw({invalid, Sentence})
     end;
-value(listen, Value) when is_map(Value) -> maps:map(fun place/2, Value);
-value(listen, Value) -> invalid("listen is ~0p, but must be a map such as #{tcp => #{port => 9100}}", [Value]);
+value(listen, Value) -> polydist_place:parse(Value);
 value(uds_dirs, Value) when is_list(Value) -> [directory(Value, Each) || Each <- proper(Value)];
 value(uds_dirs, Value) -> no_directories(Value);
 value(legacy, Value) when Value =:= tcp; Value =:= tls; Value =:= tcp6 -> Value;
@@ -125,62 +132,6 @@ text(Text) ->
 -spec no_directories(term()) -> no_return().
 no_directories(Value) ->
     invalid("uds_dirs is ~0tp, but must be a list of absolute paths: [\"/run/shared\"]", [Value]).
-
-place(uds, Options) when is_map(Options) -> maps:map(fun uds_option/2, Options);
-place(Transport, Options) when is_map(Options), Transport =:= tcp orelse Transport =:= tcp6 orelse Transport =:= tls ->
-    maps:fold(fun(Key, Value, Place) -> inet_option(Transport, Key, Value, Place) end, #{}, Options);
-place(Transport, Options) ->
-    invalid("listen has ~0p => ~0p, but must map tcp, tcp6, tls or uds to a map of options", [Transport, Options]).
-
-uds_option(dir, Dir) when is_binary(Dir); is_list(Dir) ->
-    case text(Dir) of
-        {ok, [_ | _] = Path} -> Path;
-        _ -> unknown_uds_option(dir, Dir)
-    end;
-uds_option(mode, Mode) when is_integer(Mode), Mode >= 0, Mode =< 8#777 -> Mode;
-uds_option(Key, Value) ->
-    unknown_uds_option(Key, Value).
-
--spec unknown_uds_option(term(), term()) -> no_return().
-unknown_uds_option(Key, Value) ->
-    invalid("listen has uds => #{~0p => ~0p}, but uds knows dir => Path and mode => 8#600", [Key, Value]).
-
-inet_option(_, port, Port, Place) when is_integer(Port), Port >= 0, Port =< 65535 -> Place#{ports => {Port, Port}};
-inet_option(_, ports, {Low, High} = Ports, Place)
-  when is_integer(Low), is_integer(High), Low >= 0, Low =< High, High =< 65535 -> Place#{ports => Ports};
-inet_option(_, ip, any, Place) -> Place#{ip => any};
-inet_option(Transport, ip, Ip, Place) -> Place#{ip => ip(Transport, Ip)};
-inet_option(Transport, Key, Value, _) ->
-    invalid("listen has ~0p => #{~0p => ~0p}, but ~0p knows ip => any or an address, port => 0..65535, ports => {Low, High}",
-            [Transport, Key, Value, Transport]).
-
-ip(Transport, Text) when is_list(Text); is_binary(Text) ->
-    case text(Text) of
-        {ok, Chars} ->
-            case inet:parse_strict_address(Chars) of
-                {ok, Ip} -> ip(Transport, Ip);
-                {error, _} -> no_ip(Transport, Text)
-            end;
-        error -> no_ip(Transport, Text)
-    end;
-ip(Transport, Ip) ->
-    Fits = case Transport of
-               tcp -> inet:is_ipv4_address(Ip);
-               tcp6 -> inet:is_ipv6_address(Ip);
-               tls -> inet:is_ip_address(Ip)
-           end,
-    case Fits of
-        true -> Ip;
-        false -> invalid("listen has ~0p => #{ip => ~0p}, but ~0p listens on ~ts", [Transport, Ip, Transport, kind(Transport)])
-    end.
-
--spec no_ip(atom(), term()) -> no_return().
-no_ip(Transport, Text) ->
-    invalid("listen has ~0p => #{ip => ~0p}, which is not an IP address", [Transport, Text]).
-
-kind(tcp) -> "an IPv4 address";
-kind(tcp6) -> "an IPv6 address";
-kind(tls) -> "an IPv4 or IPv6 address".
 
 -spec unknown(term()) -> no_return().
 unknown(Key) ->

@@ -132,7 +132,8 @@ open_port(Node) ->
             ?shutdown(Node)
     end.
 
-hs_data(#{conn := Conn, port := Port, info := #{transport := Transport}, direction := Direction, setup_time := SetupTime} = Context) ->
+hs_data(#{conn := Conn, port := Port, info := Info, direction := Direction, setup_time := SetupTime} = Context) ->
+    #{transport := Transport} = Info,
     #hs_data{socket = {Conn, Port},
              this_flags = 0,
              f_send = case Direction of
@@ -173,8 +174,9 @@ recv({Conn, _}, Timeout, Context) ->
     ok = polydist_native:recv(Conn, Ref),
     Last = erase(?MODULE),
     case Last of
-        %% The last frame of a handshake that we began: from it on the peer takes us for connected, so the connection is detached with it, rather
-        %% than when dist_util comes to ask. The process dictionary is all that one call of dist_util's has in common with the next.
+        %% The last frame of a handshake that we began: from it on the peer takes us for connected, so the connection is detached
+        %% with it, rather than when dist_util comes to ask. The process dictionary is all that one call of dist_util's has in
+        %% common with the next.
         expecting_acknowledgement -> put(?MODULE, detach(Conn));
         undefined -> ok
     end,
@@ -230,7 +232,7 @@ established({Conn, _} = Socket, Node, #{info := Info, direction := Direction, st
     polydist_connections:enter(#{node => Node, direction => Direction, since => erlang:system_time(millisecond), conn => Conn,
                                  handshake_time => erlang:convert_time_unit(Took, native, microsecond),
                                  settings => settings(Socket, Node, Context), missed => counters:new(1, []),
-                                 info => maps:with([transport, peer, local, tls], Info)}),
+                                 info => maps:with([transport, listener, peer, local, tls], Info)}),
     {node, _, Host} = dist_util:split_node(Node),
     polydist_carrier:net_address(Transport, Peer, Host).
 
@@ -242,8 +244,8 @@ settings(Socket, Node, #{info := #{transport := Transport, peer := Peer}}) ->
     case setopts(Transport, Socket, maps:to_list(Options)) of
         ok -> ok;
         {error, Reason} ->
-            polydist_log:say(warning, "the socket options ~0p of the policy could not be set on the connection that ~ts opened: ~0p",
-                             [Options, Node, Reason])
+            polydist_log:say(warning, "the socket options ~0p of the policy could not be set on the connection that ~ts opened: "
+                             "~0p", [Options, Node, Reason])
     end,
     Settings.
 
@@ -257,8 +259,8 @@ supervise(Socket, Node, #{kernel := Kernel, info := #{transport := Transport}}) 
         #{} -> polydist_tick:watch(Missed)
     end.
 
-%% A slow reader is alive, which polydist_tick sees by what the socket takes. With megabytes of unsent output in the kernel that would
-%% stand still for seconds: TCP calls a socket writable again only when a third of its buffer is free.
+%% A slow reader is alive, which polydist_tick sees by what the socket takes. With megabytes of unsent output in the kernel that
+%% would stand still for seconds: TCP calls a socket writable again only when a third of its buffer is free.
 show_progress(uds, _) -> ok;
 show_progress(_, {_, Port}) -> control(Port, ?SETOPT, <<?NOTSENT_LOWAT, ?UNSENT:32>>).
 

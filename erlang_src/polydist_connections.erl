@@ -11,7 +11,8 @@
 
 %% `handshake_time' is microseconds, `since' erlang:system_time(millisecond).
 -type entry() :: #{node := node(), direction := in | out, since := integer(), handshake_time := non_neg_integer(),
-                   info := #{transport := polydist_native:transport(), peer := polydist_native:address(),
+                   info := #{transport := polydist_native:transport(), listener => polydist_listeners:id(),
+                             peer := polydist_native:address(),
                              local := polydist_native:address(), tls := #{version := atom(), cipher := binary()} | undefined},
                    settings := polydist_rule:settings(), missed := counters:counters_ref(), conn := polydist_native:conn()}.
 
@@ -75,4 +76,5 @@ ended(_, Reason) when Reason =:= disconnect; Reason =:= disconnected; Reason =:=
     ok;
 ended(#{node := Node, since := Since, info := #{transport := Transport}}, Reason) ->
     Seconds = (erlang:system_time(millisecond) - Since) / 1000,
-    polydist_attempts:trouble(Node, polydist_log:text("the connection over ~p ended after ~.1f s: ~0tP", [Transport, Seconds, Reason, 20])).
+    Sentence = polydist_log:text("the connection over ~p ended after ~.1f s: ~0tP", [Transport, Seconds, Reason, 20]),
+    polydist_attempts:trouble(Node, Sentence).

@@ -12,7 +12,8 @@
                      outcome := connected | failed | cancelled, 'after' := non_neg_integer(), time := non_neg_integer(),
                      reason => {Kind :: atom(), Sentence :: binary()}}.
 
--type result() :: {ok, polydist_native:conn(), polydist_native:info(), polydist_policy:candidate(), [attempt()]} | {error, [attempt()]}.
+-type result() :: {ok, polydist_native:conn(), polydist_native:info(), polydist_policy:candidate(), [attempt()]}
+                | {error, [attempt()]}.
 
 -type running() :: #{reference() => {polydist_native:conn(), polydist_policy:candidate(), Start :: integer()}}.
 
@@ -87,7 +88,8 @@ finished(Outcome, Reason, #{running := Running} = Race) ->
     All = maps:to_list(Running),
     lists:foreach(fun({_, {Conn, _, _}}) -> polydist_native:close(Conn) end, All),
     lists:foreach(fun({Ref, _}) -> polydist_native:await(Ref, ?GRACE) end, All),
-    #{done := Done} = lists:foldl(fun({_, {_, Candidate, Start}}, Each) -> done(Candidate, Start, Outcome, Reason, Each) end, Race, All),
+    End = fun({_, {_, Candidate, Start}}, Each) -> done(Candidate, Start, Outcome, Reason, Each) end,
+    #{done := Done} = lists:foldl(End, Race, All),
     lists:sort(fun(#{'after' := A}, #{'after' := B}) -> A =< B end, lists:reverse(Done)).
 
 done(#{transport := Transport, address := Address}, Started, Outcome, Reason, #{start := Start, done := Done} = Race) ->

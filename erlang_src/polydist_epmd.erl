@@ -12,7 +12,7 @@
          port_please/3, names/0, names/1]).
 
 %% for the rest of polydist
--export([start_server/0, register_endpoints/3, lookup/3]).
+-export([start_server/0, register_endpoints/3, update_endpoints/2, lookup/3, lookup/4, port/0, record/1]).
 
 %% gen_server callbacks
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
@@ -33,7 +33,8 @@
 -define(PATIENCE, 10000).
 
 %% What is registered. Kept in the supervisor's table, too, so that a crash of this process does not lose it.
--type node_info() :: #{name := string(), port := inet:port_number(), endpoints := [map()]}.
+%% `stock': the port is that of a stock carrier beside ours.
+-type node_info() :: #{name := string(), port := inet:port_number(), stock := boolean(), endpoints := [map()]}.
 
 -type state() :: #{node := node_info() | none,
                    %% The reference of the registration's messages, or none while there is no registration.
@@ -70,7 +71,9 @@ register_node(Name, Port) ->
     {ok, Creation :: integer()} | {error, duplicate_name | already_registered | term()}.
 register_node(Name, Port, _Family) ->
     case polydist_sup:lookup(native) of
-        {ok, ok} -> gen_server:call(?MODULE, {register, #{name => string(Name), port => Port, endpoints => []}}, infinity);
+        {ok, ok} ->
+            Node = #{name => string(Name), port => Port, stock => true, endpoints => []},
+            gen_server:call(?MODULE, {register, Node}, infinity);
         {ok, {error, Sentence}} -> {error, {native, Sentence}};
         error -> {error, not_running}
     end.
@@ -79,7 +82,12 @@ register_node(Name, Port, _Family) ->
 -spec register_endpoints(Name :: string(), inet:port_number(), [map()]) ->
     {ok, Creation :: integer()} | {error, duplicate_name | term()}.
 register_endpoints(Name, Port, Endpoints) ->
-    gen_server:call(?MODULE, {register, #{name => Name, port => Port, endpoints => Endpoints}}, infinity).
+    gen_server:call(?MODULE, {register, #{name => Name, port => Port, stock => false, endpoints => Endpoints}}, infinity).
+
+%% @doc Registers anew what has changed. Returns at once.
+-spec update_endpoints(inet:port_number(), [map()]) -> ok.
+update_endpoints(Port, Endpoints) ->
+    gen_server:cast(?MODULE, {update, Port, Endpoints}).
 
 %% @doc As erl_epmd: the port of `-erl_epmd_port', or 0 for any.
 -spec listen_port_please(Name :: term(), Host :: term()) -> {ok, inet:port_number()}.
@@ -116,10 +124,22 @@ port_please(Name, Host, Timeout) ->
 names() ->
     names(polydist_carrier:host()).
 
-%% @doc The names registered on a host. Needs nothing to be running.
+%% @doc The names registered on a host: in its EPMD, and for our own host in the other registries as well, which know no ports.
+%% Needs nothing to be running.
 -spec names(Host :: atom() | string() | inet:ip_address()) ->
     {ok, [{Name :: string(), inet:port_number()}]} | {error, address | inet:posix()}.
 names(Host) ->
+    Others = case lists:member(string(Host), [polydist_carrier:host(), "localhost"]) of
+                 true -> polydist_registrars:names();
+                 false -> []
+             end,
+    case {in_epmd(Host), Others} of
+        {{ok, Names}, _} -> {ok, Names ++ [{Name, 0} || Name <- Others, not lists:keymember(Name, 1, Names)]};
+        {Error, []} -> Error;
+        {_, _} -> {ok, [{Name, 0} || Name <- Others]}
+    end.
+
+in_epmd(Host) ->
     case {polydist_native:load(), ips(Host)} of
         {ok, []} -> {error, nxdomain};
         {ok, Ips} ->
@@ -137,10 +157,17 @@ names(Host) ->
     {ok, #{port := inet:port_number(), high := integer(), extra := binary(), _ => _}}
   | {error, {Kind :: atom(), Sentence :: binary()}}.
 lookup(Name, Ips, Timeout) ->
+    lookup(Name, Ips, port(), Timeout).
+
+%% @doc The same in an EPMD that listens on this port.
+-spec lookup(Name :: string(), [inet:ip_address()], inet:port_number(), Timeout :: pos_integer()) ->
+    {ok, #{port := inet:port_number(), high := integer(), extra := binary(), _ => _}}
+  | {error, {Kind :: atom(), Sentence :: binary()}}.
+lookup(Name, Ips, Port, Timeout) ->
     case {polydist_native:load(), Ips} of
         {ok, [_ | _]} ->
             Ref = make_ref(),
-            ok = polydist_native:epmd_lookup(addresses(Ips), unicode:characters_to_binary(Name), Timeout, Ref),
+            ok = polydist_native:epmd_lookup([{Ip, Port} || Ip <- Ips], unicode:characters_to_binary(Name), Timeout, Ref),
             polydist_native:await(Ref, Timeout + 1000);
         {ok, []} -> {error, {nxdomain, <<"the host has no address">>}};
         {{error, Sentence}, _} -> {error, {native, Sentence}}
@@ -156,8 +183,20 @@ ips(Host, Family) ->
     end.
 
 addresses(Ips) ->
-    Port = flag_port(epmd_port, ?DEFAULT_PORT), % erlexec makes this flag of ERL_EPMD_PORT
+    Port = port(),
     [{Ip, Port} || Ip <- Ips].
+
+%% @doc The port of EPMDs: that of the key `registries', of ERL_EPMD_PORT, or 4369.
+-spec port() -> inet:port_number().
+port() ->
+    Configured = case polydist_listeners:config() of
+                     {ok, #{registries := Registries}} -> [Port || #{name := epmd, options := #{port := Port}} <- Registries];
+                     {error, _} -> []
+                 end,
+    case Configured of
+        [Port | _] -> Port;
+        [] -> flag_port(epmd_port, ?DEFAULT_PORT) % erlexec makes this flag of ERL_EPMD_PORT
+    end.
 
 flag_port(Flag, Default) ->
     case init:get_argument(Flag) of
@@ -206,7 +245,16 @@ handle_call(unregister, _From, State) ->
 handle_call(_, _From, State) ->
     {reply, ignored, State}.
 
--spec handle_cast(term(), state()) -> {noreply, state()}.
+-spec handle_cast({update, inet:port_number(), [map()]}, state()) -> {noreply, state()}.
+handle_cast({update, Port, Endpoints}, #{node := Old} = State) when Old =/= none ->
+    Changed = case Old of
+                  #{stock := true} -> Old#{endpoints := Endpoints};
+                  #{} -> Old#{port := Port, endpoints := Endpoints}
+              end,
+    case Changed of
+        Old -> {noreply, State};
+        New -> {noreply, again(kept(New, unlink_epmd(State)))}
+    end;
 handle_cast(_, State) ->
     {noreply, State}.
 
@@ -258,7 +306,7 @@ retry_after(Time, State) ->
     State.
 
 merge(#{name := Name} = Node, #{name := Name} = Node) -> {ok, Node};
-merge(#{name := Name, port := 0} = Old, #{name := Name, port := Port, endpoints := []}) -> {ok, Old#{port := Port}};
+merge(#{name := Name, port := 0} = Old, #{name := Name, port := Port, endpoints := []}) -> {ok, Old#{port := Port, stock := true}};
 merge(#{name := Name, endpoints := []} = Old, #{name := Name, endpoints := Endpoints}) -> {ok, Old#{endpoints := Endpoints}};
 merge(_, _) -> error.
 
@@ -294,9 +342,14 @@ register_at([Epmd | Others], #{name := Name, port := Port} = Node) ->
         _ -> Result
     end.
 
-extra(#{endpoints := []}) ->
-    <<>>;
 extra(#{endpoints := Endpoints}) ->
+    record(Endpoints).
+
+%% @doc What a node with these endpoints registers, in bytes.
+-spec record([map()]) -> binary().
+record([]) ->
+    <<>>;
+record(Endpoints) ->
     case polydist_native:record_encode(#{host => polydist_native:host_identity(), machine => polydist_native:machine_identity(),
                                            endpoints => Endpoints}) of
         {ok, Extra} -> Extra;

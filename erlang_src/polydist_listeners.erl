@@ -1,28 +1,47 @@
-%%% Opens the sockets of all our carriers, once, and registers the node for all of them.
+%%% Opens the sockets of all our carriers, registers the node for all of them, and opens and closes more while it runs.
 %%%
 %%% net_kernel asks carrier after carrier to listen. The first to be asked opens every one of them and registers once, since
 %%% EPMD takes a name only once; the others get told what became of them. What was opened is kept in the supervisor's table,
 %%% so this process may crash without harm; it closes the sockets when the distribution stops.
+%%%
+%%% A listener that could not be opened for a reason that can pass is tried again, and joins the others when it can. net_kernel
+%%% has an acceptor for each carrier that listened at boot, and for no other: the first of those takes what has no acceptor of
+%%% its own.
 -module(polydist_listeners).
 -behaviour(gen_server).
 
 %% for the carriers and the API
--export([listen/3, config/0, set_policy/1, uds_dirs/0, tls/1, results/0]).
+-export([listen/3, sockets/1, id/1, add/2, remove/1, config/0, set_policy/1, uds_dirs/0, tls/1, results/0]).
 
 %% supervisor and gen_server callbacks
--export([start_link/0, init/1, handle_call/3, handle_cast/2, terminate/2]).
+-export([start_link/0, init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
--include_lib("kernel/include/file.hrl").
+-export_type([id/0, result/0]).
 
--export_type([result/0]).
+%% A configured listener without a name is called by its transport, if it is the first; any other one has a reference.
+-type id() :: atom() | reference().
 
-%% What became of a carrier. A carrier that listens may still have a reason: why it does so at fewer addresses than it should.
--type result() :: #{transport := polydist_native:transport(), state := listening | failed,
+%% What became of a listener. One that listens may still have a reason: why it does so at fewer addresses than it should.
+%% `attempts' failed so far. `first': the first of its transport at boot; what the command line and the kernel's parameters say of
+%% ports is meant for that one.
+-type result() :: #{id := id(), transport := polydist_native:transport(), state := listening | failed | closing,
+                    place := polydist_place:place(), first := boolean(), order := integer(),
                     listeners := [polydist_native:listener()], addresses := [polydist_native:address()],
-                    reason => {Kind :: atom(), Sentence :: binary()}, creation => integer()}.
+                    attempts := non_neg_integer(), reason => {Kind :: atom(), Sentence :: binary()}, creation => integer()}.
 
--define(LOOPBACK4, {127, 0, 0, 1}).
--define(LOOPBACK6, {0, 0, 0, 0, 0, 0, 0, 1}).
+%% The timers of the listeners that are tried again.
+-type state() :: #{id() => reference()}.
+
+%% When a listener is tried again, in milliseconds: at first, and at most.
+-define(RETRY, 1000).
+-define(RETRY_MAX, 60000).
+
+%% When to tell the registries again if there is nobody to tell.
+-define(ANNOUNCE_AGAIN, 200).
+
+%% No time heals these.
+-define(LASTING, [bad_config, bad_option, native, duplicate_name, register, too_long, eafnosupport, einval]).
+
 -define(ANY4, {0, 0, 0, 0}).
 -define(ANY6, {0, 0, 0, 0, 0, 0, 0, 0}).
 
@@ -32,14 +51,49 @@ start_link() ->
 
 %% @doc What became of one carrier; opens them all if that has not been done.
 -spec listen(polydist_native:transport(), Name :: atom(), Host :: string()) ->
-    {ok, [polydist_native:listener()], polydist_native:address(), Creation :: integer()}
-  | {error, duplicate_name | {Kind :: atom(), Sentence :: binary()}}.
+    {ok, polydist_native:address(), Creation :: integer()} | {error, duplicate_name | {Kind :: atom(), Sentence :: binary()}}.
 listen(Transport, Name, Host) ->
-    case gen_server:call(?MODULE, {listen, Transport, atom_to_list(Name), Host}, infinity) of
-        #{state := listening, listeners := Listeners, addresses := [Address | _], creation := Creation} ->
-            {ok, Listeners, Address, Creation};
-        #{state := failed, reason := {duplicate_name, _}} -> {error, duplicate_name};
-        #{state := failed, reason := Reason} -> {error, Reason}
+    Results = gen_server:call(?MODULE, {listen, Transport, atom_to_list(Name), Host}, infinity),
+    case {[Each || #{state := listening} = Each <- Results], Results} of
+        {[#{addresses := [Address | _], creation := Creation} | _], _} -> {ok, Address, Creation};
+        {[], [#{reason := {duplicate_name, _}} | _]} -> {error, duplicate_name};
+        {[], [#{reason := Reason} | _]} -> {error, Reason}
+    end.
+
+%% @doc The sockets whose connections the acceptor of this carrier takes.
+-spec sockets(polydist_native:transport()) -> [polydist_native:listener()].
+sockets(Carrier) ->
+    lists:append([Listeners || #{transport := T, listeners := Listeners} <- results(), acceptor_of(T) =:= {ok, Carrier}]).
+
+acceptor_of(Transport) ->
+    case polydist_sup:lookup(accepting) of
+        {ok, [First | _] = Accepting} ->
+            case lists:member(Transport, Accepting) of
+                true -> {ok, Transport};
+                false -> {ok, First}
+            end;
+        _ -> none
+    end.
+
+%% @doc Which listener a socket belongs to.
+-spec id(polydist_native:listener()) -> {ok, id()} | error.
+id(Socket) ->
+    polydist_sup:lookup({socket, Socket}).
+
+%% @doc Opens another listener.
+-spec add(polydist_native:transport(), polydist_place:place()) -> {ok, id()} | {error, {Kind :: atom(), Sentence :: binary()}}.
+add(Transport, Place) ->
+    running(fun() -> gen_server:call(?MODULE, {add, Transport, Place}, infinity) end).
+
+%% @doc Closes a listener for good.
+-spec remove(id()) -> ok | {error, {Kind :: atom(), Sentence :: binary()}}.
+remove(Id) ->
+    running(fun() -> gen_server:call(?MODULE, {remove, Id}, infinity) end).
+
+running(Do) ->
+    case config() of
+        {ok, _} -> Do();
+        {error, Sentence} -> {error, {not_running, Sentence}}
     end.
 
 %% @doc The configuration this node started with. Any process; an error also when polydist does not run.
@@ -62,8 +116,8 @@ set_policy(Policy) ->
 -spec uds_dirs() -> [binary()].
 uds_dirs() ->
     {ok, #{uds_dirs := Configured, listen := Listen}} = config(),
-    Own = [Found || Found <- [uds_directory(maps:get(uds, Listen, #{})), uds_directory(#{}), temporary_directory()]],
-    lists:uniq([unicode:characters_to_binary(Dir) || {ok, Dir} <- Own] ++ Configured).
+    Open = [filename:dirname(Path) || #{addresses := Addresses} <- results(), {local, Path} <- Addresses],
+    lists:uniq(polydist_sockets:uds_directories(polydist_place:of_transport(uds, Listen)) ++ Open ++ Configured).
 
 %% @doc The TLS configuration for one side.
 -spec tls(server | client) -> {ok, polydist_native:tls_config()} | {error, {tls, Sentence :: binary()}}.
@@ -74,19 +128,34 @@ tls(Role) ->
         error -> {error, {tls, <<"this node does not run the TLS carrier">>}}
     end.
 
-%% @doc What became of each carrier, in the order of transports/0.
+%% @doc What became of each listener, in the order of polydist_carrier:transports/0.
 -spec results() -> [result()].
 results() ->
-    [Result || T <- polydist_carrier:transports(), {ok, Result} <- [polydist_sup:lookup({listener, T})]].
+    Results = [Result || [#{state := State} = Result] <- polydist_sup:match({{listener, '_'}, '$1'}), State =/= closing],
+    Ordered = lists:sort(fun(#{order := A}, #{order := B}) -> A =< B end, Results),
+    [Result || T <- polydist_carrier:transports(), #{transport := Each} = Result <- Ordered, Each =:= T].
 
--spec init([]) -> {ok, #{}}.
+listening() ->
+    [Result || #{state := listening} = Result <- results()].
+
+-spec init([]) -> {ok, state()}.
 init([]) ->
     process_flag(trap_exit, true), % to close the sockets in terminate/2
     case polydist_sup:lookup(config) of
-        error -> configure();
-        {ok, _} -> ok % restarted after a crash
-    end,
-    {ok, #{}}.
+        error ->
+            configure(),
+            {ok, #{}};
+        {ok, _} -> {ok, recovered()}
+    end.
+
+%% After a crash: what was begun is finished, and what is to be tried again is.
+recovered() ->
+    Closing = [Result || [#{state := closing} = Result] <- polydist_sup:match({{listener, '_'}, '$1'})],
+    lists:foreach(fun forget/1, Closing),
+    lists:foreach(fun offer/1, listening()),
+    State = lists:foldl(fun try_later/2, #{}, results()),
+    self() ! announce,
+    State.
 
 configure() ->
     Config = polydist_config:read(),
@@ -109,17 +178,40 @@ warn_of_ignored() ->
                              "keepalive, sndbuf, recbuf, priority, tos and backlog are known", [Ignored])
     end.
 
--spec handle_call({listen, polydist_native:transport(), string(), string()} | {set_policy, polydist_policy:policy()},
-                  gen_server:from(), #{}) -> {reply, result() | ok | {error, binary()}, #{}}.
+-spec handle_call({listen, polydist_native:transport(), Name :: string(), Host :: string()}
+                  | {add, polydist_native:transport(), polydist_place:place()} | {remove, id()}
+                  | {set_policy, polydist_policy:policy()},
+                  gen_server:from(), state()) -> {reply, term(), state()}.
 handle_call({listen, Transport, Name, Host}, _From, State) ->
-    case polydist_sup:lookup({listener, Transport}) of
-        {ok, Result} -> {reply, Result, State};
+    Booted = case polydist_sup:lookup(accepting) of
+                 {ok, _} -> State;
+                 error -> boot(lists:usort([Transport | polydist_config:carriers()]), Name, Host)
+             end,
+    {reply, [Result || #{transport := T} = Result <- results(), T =:= Transport], Booted};
+handle_call({add, Transport, Place}, _From, State) ->
+    Id = maps:get(name, Place, make_ref()),
+    case {polydist_sup:lookup({listener, Id}), acceptor_of(Transport)} of
+        {_, none} ->
+            {reply, {error, {not_listening, <<"none of this node's carriers of polydist listened at boot, so nobody takes what "
+                                              "comes in; start it with one that does, without -dist_listen false">>}}, State};
+        {{ok, _}, _} ->
+            Sentence = polydist_log:text("there is a listener with the name ~0tp; remove it first, or choose another name", [Id]),
+            {reply, {error, {name_taken, Sentence}}, State};
+        {error, {ok, _}} -> added(polydist_sockets:open(result(Id, Transport, Place, false), results()), State)
+    end;
+handle_call({remove, Id}, _From, State) ->
+    case polydist_sup:lookup({listener, Id}) of
+        {ok, Result} ->
+            forget(Result),
+            announce(),
+            polydist_log:say(info, "the listener ~ts is removed", [text(Result)]),
+            listening() =/= [] orelse
+                polydist_log:say(warning, "the last listener is removed; nobody can connect to this node until "
+                                 "polydist:add_listener/1 opens another"),
+            {reply, ok, not_again(Id, State)};
         error ->
-            Results = open_all(lists:usort([Transport | polydist_config:carriers()]), Name, Host),
-            lists:foreach(fun(#{transport := T} = Result) -> polydist_sup:store({listener, T}, Result) end, Results),
-            lists:foreach(fun log/1, Results),
-            [Result] = [R || #{transport := T} = R <- Results, T =:= Transport],
-            {reply, Result, State}
+            {reply, {error, {not_found, polydist_log:text("there is no listener ~0tp; these there are: ~0tp",
+                                                          [Id, [Each || #{id := Each} <- results()]])}}, State}
     end;
 handle_call({set_policy, Policy}, _From, State) ->
     case config() of
@@ -127,11 +219,82 @@ handle_call({set_policy, Policy}, _From, State) ->
         Error -> {reply, Error, State}
     end.
 
--spec handle_cast(term(), State) -> {noreply, State}.
+added(#{state := failed, reason := Reason}, State) ->
+    {reply, {error, Reason}, State};
+added(#{id := Id} = Result, State) ->
+    log(Result),
+    polydist_log:say(info, "the listener ~ts is added", [text(Result)]),
+    joined(Result),
+    {reply, {ok, Id}, try_later(Result, State)}.
+
+%% The table first: an acceptor that starts at this moment reads it.
+joined(Result) ->
+    keep(Result),
+    offer(Result),
+    announce().
+
+offer(#{transport := Transport, listeners := Listeners}) ->
+    Acceptors = [Acceptor || {ok, Carrier} <- [acceptor_of(Transport)],
+                             {ok, Acceptor} <- [polydist_sup:lookup({acceptor, Carrier})]],
+    lists:foreach(fun(Acceptor) -> polydist_carrier:take_up(Acceptor, Listeners) end, Acceptors).
+
+keep(#{id := Id, listeners := Listeners} = Result) ->
+    lists:foreach(fun(Socket) -> polydist_sup:store({socket, Socket}, Id) end, Listeners),
+    polydist_sup:store({listener, Id}, Result).
+
+%% Marked before it is closed: were this process to crash in between, its successor would go on from there.
+forget(#{id := Id, listeners := Listeners} = Result) ->
+    keep(Result#{state := closing}),
+    close(Result),
+    lists:foreach(fun(Socket) -> polydist_sup:delete({socket, Socket}) end, Listeners),
+    polydist_sup:delete({listener, Id}).
+
+-spec handle_cast(term(), state()) -> {noreply, state()}.
 handle_cast(_, State) ->
     {noreply, State}.
 
--spec terminate(term(), #{}) -> ok.
+-spec handle_info(term(), state()) -> {noreply, state()}.
+handle_info({timeout, Timer, {retry, Id}}, State) when map_get(Id, State) =:= Timer ->
+    {ok, Old} = polydist_sup:lookup({listener, Id}),
+    New = polydist_sockets:open(Old, results()),
+    tried(Old, New),
+    {noreply, try_later(New, maps:remove(Id, State))};
+handle_info(announce, State) ->
+    announce(),
+    {noreply, State};
+handle_info(_, State) ->
+    {noreply, State}.
+
+tried(#{addresses := Addresses, reason := {_, Was}}, #{addresses := Addresses, reason := {_, Is}} = New) ->
+    Was =:= Is orelse log(New),
+    keep(New);
+tried(#{attempts := Attempts}, New) ->
+    polydist_log:say(notice, "~ts after ~b attempts that failed", [[text(New), " listens"], Attempts]),
+    joined(New).
+
+%% With jitter, so that nodes that were started together do not all try together.
+try_later(#{id := Id, attempts := Attempts} = Result, State) ->
+    case is_passing(Result) of
+        true ->
+            Time = min(?RETRY_MAX, ?RETRY bsl min(Attempts - 1, 10)),
+            State#{Id => erlang:start_timer(Time * (80 + rand:uniform(40)) div 100, self(), {retry, Id})};
+        false -> State
+    end.
+
+is_passing(#{reason := {Kind, _}, transport := Transport}) ->
+    not lists:member(Kind, ?LASTING) andalso acceptor_of(Transport) =/= none;
+is_passing(_) ->
+    false.
+
+not_again(Id, State) ->
+    case State of
+        #{Id := Timer} ->
+            _ = erlang:cancel_timer(Timer),
+            maps:remove(Id, State);
+        #{} -> State
+    end.
+
+-spec terminate(term(), state()) -> ok.
 terminate(shutdown, _) ->
     lists:foreach(fun close/1, results());
 terminate(_, _) -> % a crash: the sockets live on in the table
@@ -140,167 +303,70 @@ terminate(_, _) -> % a crash: the sockets live on in the table
 close(#{listeners := Listeners}) ->
     lists:foreach(fun polydist_native:close_listener/1, Listeners).
 
-log(#{transport := T, state := failed, reason := {_, Sentence}}) ->
-    polydist_log:say(error, "~p does not listen: ~ts", [T, Sentence]);
-log(#{transport := T, reason := {_, Sentence}}) ->
-    polydist_log:say(warning, "~p listens only in part: ~ts", [T, Sentence]);
+log(#{transport := T, state := failed, reason := {_, Sentence}} = Result) ->
+    polydist_log:say(error, "~p does not listen~ts: ~ts", [T, again(Result), Sentence]);
+log(#{transport := T, reason := {_, Sentence}} = Result) ->
+    polydist_log:say(warning, "~p listens only in part~ts: ~ts", [T, again(Result), Sentence]);
 log(_) ->
     ok.
 
-%% tcp comes before tcp6, which wants its port number.
-open_all(Carriers, Name, Host) ->
-    Ordered = [T || T <- polydist_carrier:transports(), lists:member(T, Carriers)],
-    case {polydist_sup:lookup(native), config()} of
-        {{ok, ok}, {ok, Config}} ->
-            Fixed = fixed_port(Name, Host),
-            Node = Name ++ "@" ++ Host,
-            Legacy = legacy(Config, Ordered),
-            Results = lists:foldl(fun(T, Opened) -> Opened ++ [open(T, Opened, Node, Legacy, Fixed, Config)] end, [], Ordered),
-            registered(Results, Name, Config);
-        {{ok, {error, Sentence}}, _} -> [failed(T, {native, Sentence}) || T <- Ordered];
-        {_, {error, Sentence}} -> [failed(T, {bad_config, Sentence}) || T <- Ordered]
+again(Result) ->
+    case is_passing(Result) of
+        true -> ", and tries again";
+        false -> ""
     end.
 
-%% The port that the epmd module prescribes (-erl_epmd_port), or 0.
-fixed_port(Name, Host) ->
-    Epmd = net_kernel:epmd_module(),
-    Module = case erlang:function_exported(Epmd, listen_port_please, 2) of
-                 true -> Epmd;
-                 false -> erl_epmd
-             end,
-    case Module:listen_port_please(Name, Host) of
-        {ok, Port} when is_integer(Port) -> Port;
-        _ -> 0
+text(#{id := Id, transport := Transport, addresses := Addresses}) ->
+    Name = case is_atom(Id) andalso Id =/= Transport of
+               true -> io_lib:format("~0tp, ", [Id]);
+               false -> ""
+           end,
+    [Name, atom_to_list(Transport), [[" ", address_text(Address)] || Address <- Addresses]].
+
+address_text({local, Path}) -> Path;
+address_text({Ip, Port}) when tuple_size(Ip) =:= 4 -> [inet:ntoa(Ip), $:, integer_to_list(Port)];
+address_text({Ip, Port}) -> [$[, inet:ntoa(Ip), "]:", integer_to_list(Port)].
+
+%% Opens what is configured. tcp comes before tcp6, which wants its port number.
+boot(Carriers, Name, Host) ->
+    polydist_sup:store(node, {Name, Host}),
+    Transports = [T || T <- polydist_carrier:transports(), lists:member(T, Carriers)],
+    Results = case {polydist_sup:lookup(native), config()} of
+                  {{ok, ok}, {ok, #{listen := Listen} = Config}} ->
+                      registered(opened(configured(Transports, Listen)), Name, Config);
+                  {{ok, {error, Sentence}}, _} -> all_failed(configured(Transports, #{}), {native, Sentence});
+                  {_, {error, Sentence}} -> all_failed(configured(Transports, #{}), {bad_config, Sentence})
+              end,
+    lists:foreach(fun keep/1, Results),
+    polydist_sup:store(accepting, [T || T <- Transports, lists:any(fun(Each) -> listens(T, Each) end, Results)]),
+    lists:foreach(fun log/1, Results),
+    lists:foldl(fun try_later/2, #{}, Results).
+
+opened(Configured) ->
+    lists:foldl(fun(Each, Others) -> Others ++ [polydist_sockets:open(Each, Others)] end, [], Configured).
+
+all_failed(Results, Reason) ->
+    [polydist_sockets:failed(Each, Reason) || Each <- Results].
+
+listens(Transport, #{transport := Each, state := State}) ->
+    Each =:= Transport andalso State =:= listening.
+
+configured(Transports, Listen) ->
+    Places = [{T, polydist_place:of_transport(T, Listen)} || T <- Transports],
+    Names = [Name || {_, Each} <- Places, #{name := Name} <- Each],
+    [result(configured_id(T, Place, First, Names), T, Place, First)
+     || {T, [Head | Tail]} <- Places, {First, Place} <- [{true, Head} | [{false, Each} || Each <- Tail]]].
+
+configured_id(_, #{name := Name}, _, _) -> Name;
+configured_id(Transport, _, First, Names) ->
+    case First andalso not lists:member(Transport, Names) of
+        true -> Transport;
+        false -> make_ref()
     end.
 
-%% The transport whose port goes where stock nodes look for it.
-legacy(#{legacy := undefined}, Transports) ->
-    case [T || T <- [tcp, tls, tcp6], lists:member(T, Transports)] of
-        [First | _] -> First;
-        [] -> none
-    end;
-legacy(#{legacy := Transport}, _) ->
-    Transport.
-
-open(uds, _, Node, _, _, #{listen := Listen}) ->
-    Own = maps:get(uds, Listen, #{}),
-    case socket_path(Own, Node) of
-        {ok, Path} -> opened(uds, [polydist_native:listen(uds, {local, Path}, (options())#{mode => maps:get(mode, Own, 8#600)})]);
-        {error, Reason} -> failed(uds, Reason)
-    end;
-open(Transport, Opened, _, Legacy, Fixed, #{listen := Listen}) ->
-    Own = maps:get(Transport, Listen, #{}),
-    Ports = case Own of
-                #{ports := Given} -> Given;
-                #{} when Transport =:= Legacy, Fixed =/= 0 -> {Fixed, Fixed};
-                #{} -> polydist_config:port_range()
-            end,
-    %% A stock inet6_tcp peer dials the number that is registered, TCPv4's.
-    Wanted = case [Port || #{transport := tcp, addresses := [{_, Port}]} <- Opened] of
-                 [Port] when Transport =:= tcp6, not is_map_key(ports, Own) -> Port;
-                 _ -> any
-             end,
-    case {ips(Transport, Own), Transport} of
-        {{ok, Ips}, tls} ->
-            case tls(server) of
-                {ok, Tls} -> opened(tls, open_ips(tls, Ips, Wanted, Ports, (options())#{tls => Tls}));
-                {error, Reason} -> failed(tls, Reason)
-            end;
-        {{ok, Ips}, _} -> opened(Transport, open_ips(Transport, Ips, Wanted, Ports, options()));
-        {{error, Reason}, _} -> failed(Transport, Reason)
-    end.
-
-%% The port number of one family is wanted for the next one, not needed: if somebody has it, another will do.
-open_ips(_, [], _, _, _) ->
-    [];
-open_ips(Transport, [Ip | Ips], Wanted, Ports, Options) ->
-    case open_ip(Transport, Ip, Wanted, Ports, Options) of
-        {ok, _, {_, Port}} = Ok -> [Ok | open_ips(Transport, Ips, Port, Ports, Options)];
-        Error -> [Error | open_ips(Transport, Ips, Wanted, Ports, Options)]
-    end.
-
-open_ip(Transport, Ip, any, Ports, Options) ->
-    polydist_native:listen(Transport, {Ip, 0}, Options#{ports => Ports});
-open_ip(Transport, Ip, Wanted, Ports, Options) ->
-    case polydist_native:listen(Transport, {Ip, 0}, Options#{ports => {Wanted, Wanted}}) of
-        {error, {eaddrinuse, _}} -> open_ip(Transport, Ip, any, Ports, Options);
-        Result -> Result
-    end.
-
-opened(Transport, Tried) ->
-    Open = [{L, A} || {ok, L, A} <- Tried],
-    case {Open, [Reason || {error, Reason} <- Tried]} of
-        {[], [Reason | _]} -> failed(Transport, Reason);
-        {_, Reasons} ->
-            {Listeners, Addresses} = lists:unzip(Open),
-            Result = #{transport => Transport, state => listening, listeners => Listeners, addresses => Addresses},
-            case [R || {Kind, _} = R <- Reasons, Kind =/= eafnosupport, Kind =/= eaddrnotavail] of
-                [] -> Result; % a host without IPv6 is no reason to worry
-                [Reason | _] -> Result#{reason => Reason}
-            end
-    end.
-
-failed(Transport, Reason) ->
-    #{transport => Transport, state => failed, listeners => [], addresses => [], reason => Reason}.
-
-options() ->
-    {Socket, _} = polydist_config:socket_options(listen),
-    #{backlog => maps:get(backlog, Socket, 128), socket => maps:remove(backlog, Socket),
-      setup_time => polydist_config:setup_time()}.
-
-%% Where to listen: the key listen, else inet_dist_use_interface, else everywhere.
-ips(Transport, #{ip := any}) -> {ok, everywhere(Transport)};
-ips(_, #{ip := Ip}) -> {ok, [Ip]};
-ips(Transport, #{}) ->
-    case polydist_config:interface() of
-        any -> {ok, everywhere(Transport)};
-        {invalid, Term} -> invalid("inet_dist_use_interface is ~0p, which is not an IP address", [Term]);
-        Ip -> at_interface(Transport, Ip, tuple_size(Ip))
-    end.
-
-everywhere(tcp) -> [?ANY4];
-everywhere(tcp6) -> [?ANY6];
-everywhere(tls) -> [?ANY4, ?ANY6].
-
-at_interface(tcp, Ip, 4) -> {ok, [Ip]};
-at_interface(tcp6, Ip, 8) -> {ok, [Ip]};
-at_interface(tls, Ip, _) when Ip =:= ?LOOPBACK4; Ip =:= ?LOOPBACK6 -> {ok, [?LOOPBACK4, ?LOOPBACK6]};
-at_interface(tls, Ip, _) -> {ok, [Ip]};
-at_interface(tcp, ?LOOPBACK6, 8) -> {ok, [?LOOPBACK4]};
-at_interface(tcp6, ?LOOPBACK4, 4) -> {ok, [?LOOPBACK6]};
-at_interface(Transport, Ip, _) ->
-    invalid("inet_dist_use_interface is ~ts, which says nothing for ~p; say where it listens: "
-            "-polydist listen '#{~p => #{ip => \"...\"}}'", [inet:ntoa(Ip), Transport, Transport]).
-
-invalid(Format, Args) ->
-    {error, {bad_config, polydist_log:text(Format, Args)}}.
-
-socket_path(Options, Node) ->
-    case {uds_directory(Options), lists:member($/, Node)} of
-        {_, true} -> invalid("the node name ~ts contains a /, which the name of a socket cannot", [Node]);
-        {{ok, Dir}, false} -> {ok, unicode:characters_to_binary(filename:join(Dir, Node ++ ".sock"))};
-        {Error, false} -> Error
-    end.
-
-uds_directory(#{dir := Dir}) ->
-    {ok, Dir};
-uds_directory(_) ->
-    case os:getenv("XDG_RUNTIME_DIR") of
-        "/" ++ _ = Dir ->
-            case file:read_file_info(Dir, [raw]) of
-                {ok, #file_info{type = directory}} -> {ok, filename:join(Dir, "polydist")};
-                _ -> temporary_directory()
-            end;
-        _ -> temporary_directory()
-    end.
-
-temporary_directory() ->
-    case file:read_file_info("/proc/self", [raw]) of
-        {ok, #file_info{uid = Uid}} -> {ok, "/tmp/polydist-" ++ integer_to_list(Uid)};
-        {error, _} ->
-            invalid("there is no /proc to tell the user id by; say where sockets go: "
-                    "-polydist listen '#{uds => #{dir => \"...\"}}'", [])
-    end.
+result(Id, Transport, Place, First) ->
+    #{id => Id, transport => Transport, state => failed, place => Place, first => First,
+      order => erlang:unique_integer([monotonic]), listeners => [], addresses => [], attempts => 0}.
 
 %% Registers what listens. One name, all endpoints; a name that is taken takes every carrier down, as it would a stock node.
 registered(Results, Name, Config) ->
@@ -312,17 +378,50 @@ registered(Results, Name, Config) ->
                     [case State of listening -> R#{creation => Creation}; failed -> R end || #{state := State} = R <- Results];
                 {error, Reason} ->
                     lists:foreach(fun close/1, Listening),
-                    [failed(T, Reason) || #{transport := T} <- Results]
+                    all_failed([R#{listeners := [], addresses := []} || R <- Results], Reason)
             end
     end.
 
+%% What is registered follows the listeners. If none of ours listened at boot, it is not ours.
+announce() ->
+    case {polydist_sup:lookup(accepting), config()} of
+        {{ok, [_ | _]}, {ok, Config}} ->
+            Listening = listening(),
+            {Port, _} = legacy_port(Listening, Config),
+            announce(net_kernel:epmd_module(), Port, Listening);
+        _ -> ok
+    end.
+
+announce(polydist_epmd, Port, Listening) ->
+    try
+        polydist_registrars:update(Port, endpoints(Listening))
+    catch
+        exit:_ -> % it is being restarted
+            _ = erlang:send_after(?ANNOUNCE_AGAIN, self(), announce),
+            ok
+    end;
+announce(Epmd, Port, _) ->
+    case polydist_sup:lookup(announced) of
+        {ok, Port} -> ok;
+        {ok, Old} ->
+            polydist_log:say(warning, "~p keeps the port ~b registered, though ~ts; with -epmd_module polydist_epmd what is "
+                             "registered follows the listeners",
+                             [Epmd, Old, case Port of
+                                             0 -> "no port is left that stock nodes could dial";
+                                             _ -> io_lib:format("stock nodes should dial ~b", [Port])
+                                         end])
+    end.
+
+endpoints(Listening) ->
+    [#{transport => atom_to_binary(T), flags => 0, address => where(A)}
+     || #{transport := T, addresses := Addresses} <- Listening, A <- Addresses].
+
 register_node(polydist_epmd, Name, Listening, Config) ->
     {Port, _} = legacy_port(Listening, Config),
-    Endpoints = [#{transport => atom_to_binary(T), flags => 0, address => where(A)}
-                 || #{transport := T, addresses := Addresses} <- Listening, A <- Addresses],
-    registration(polydist_epmd:register_endpoints(Name, Port, Endpoints), Name);
+    registration(polydist_registrars:register(Name, Port, endpoints(Listening)), Name);
 register_node(Epmd, Name, Listening, Config) ->
     {Port, Family} = legacy_port(Listening, Config),
+    polydist_sup:store(announced, Port),
     NameAtom = list_to_atom(Name), % it is net_kernel's own
     registration(case erlang:function_exported(Epmd, register_node, 3) of
                      true -> Epmd:register_node(NameAtom, Port, driver(Family));
@@ -345,10 +444,10 @@ registration(Other, Name) ->
                                          [Name, net_kernel:epmd_module(), Other])}}.
 
 legacy_port(Listening, Config) ->
-    Legacy = legacy(Config, [T || #{transport := T} <- Listening]),
+    Legacy = polydist_sockets:legacy(Config, [T || #{transport := T} <- Listening]),
     case [A || #{transport := T, addresses := [A | _]} <- Listening, T =:= Legacy] of
-        [{Ip, Port}] when tuple_size(Ip) =:= 4 -> {Port, inet};
-        [{_, Port}] -> {Port, inet6};
+        [{Ip, Port} | _] when tuple_size(Ip) =:= 4 -> {Port, inet};
+        [{_, Port} | _] -> {Port, inet6};
         [] -> {0, inet}
     end.
 

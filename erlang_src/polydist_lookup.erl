@@ -1,7 +1,9 @@
-%%% Finds a node: where its host's name leads, what it registered, and so which addresses to dial. Runs in the process of the
+%%% Finds a node: asks the registries side by side, and has the policy say which addresses to dial. Runs in the process of the
 %%% connection, or of whoever asks; never in net_kernel.
 %%%
-%%% This is the place where other registries than EPMD will be asked, too.
+%%% The registry `epmd' is asked here: its question depends on the addresses of the peer's host, and the other way round. The others
+%%% are modules with the behaviour polydist_registry. Each is asked in a process of its own and has a time limit of its own. Once
+%%% one has found the node, the others have GRACE left.
 -module(polydist_lookup).
 
 -export([plan/2, plan/3, settings/3, remaining/1]).
@@ -14,14 +16,21 @@
                   skipped := [polydist_policy:skipped()], error => {Kind :: atom(), Sentence :: binary()}}.
 
 %% One registry's answer, after so many milliseconds.
--type asked() :: #{registry := polydist_rule:registry(), time := non_neg_integer(),
+-type asked() :: #{registry := polydist_registry:name(), time := non_neg_integer(),
                    answer := polydist_policy:registered() | {error, {Kind :: atom(), Sentence :: binary()}}}.
+
+%% What a registry has found, with the addresses that belong to it.
+-type source() :: #{registered := polydist_policy:registered(), ip4 := [inet:ip4_address()], ip6 := [inet:ip6_address()],
+                    same_host := boolean(), same_machine := boolean(), uds_dirs => [binary()]}.
 
 -define(LOOPBACK6, {0, 0, 0, 0, 0, 0, 0, 1}).
 
 %% How long to wait for IPv6 addresses when there are others to dial: a resolver that swallows such questions must not cost
 %% the connection.
 -define(PATIENCE, 250).
+
+%% How long the other registries still have once one has found the node.
+-define(GRACE, 250).
 
 %% @doc How to reach a node. Deadline is in erlang:monotonic_time(millisecond).
 -spec plan(node(), Deadline :: integer()) -> plan().
@@ -32,10 +41,13 @@ plan(Node, Deadline) ->
 -spec plan(node(), any | [polydist_native:transport()], Deadline :: integer()) -> plan().
 plan(Node, Choice, Deadline) ->
     case {dist_util:split_node(Node), polydist_listeners:config()} of
-        {{node, Name, Host}, {ok, #{policy := Policy}}} ->
-            case polydist_policy:registries(Policy, Node) of
+        {{node, Name, Host}, {ok, #{policy := Policy, registries := Registries}}} ->
+            Names = polydist_policy:registries(Policy, Node),
+            case [Each || #{name := Registry} = Each <- Registries, lists:member(Registry, Names)] of
                 [] -> failed([], {not_asked, polydist_log:text("the policy asks no registry for ~ts", [Node])});
-                [epmd] -> plan(Node, Name, Host, Policy, Choice, Deadline)
+                Asked ->
+                    Query = #{node => Node, name => Name, host => Host},
+                    plan(Query, ask(Asked, Query, Deadline), Policy, Choice, Deadline)
             end;
         {{node, _, _}, {error, Sentence}} -> failed([], {not_running, Sentence});
         _ -> failed([], {bad_name, polydist_log:text("~ts is not a node name", [Node])})
@@ -44,20 +56,110 @@ plan(Node, Choice, Deadline) ->
 failed(Asked, Error) ->
     #{registries => Asked, same_host => false, candidates => [], skipped => [], error => Error}.
 
-plan(Node, Name, Host, Policy, Choice, Deadline) ->
-    Carriers = polydist_config:carriers(),
-    Judge = fun(Peer) -> polydist_policy:candidates(Policy, Carriers, Peer) end,
-    Start = erlang:monotonic_time(millisecond),
-    Found = peer(Name, Host, Deadline),
-    Asked = #{registry => epmd, time => erlang:monotonic_time(millisecond) - Start},
-    case Found of
-        {ok, #{registered := [{epmd, Answer}], same_host := SameHost} = Peer} ->
-            Judged = judged(Peer#{node => Node, uds_dirs => polydist_listeners:uds_dirs()}, Judge, Host, Carriers, Deadline),
-            {Candidates, Skipped} = demoted(Node, Judged),
-            chosen(Node, Choice, #{registries => [Asked#{answer => Answer}], same_host => SameHost, candidates => Candidates,
-                                   skipped => Skipped});
-        {error, Error} ->
-            failed([Asked#{answer => {error, Error}}], Error)
+plan(#{node := Node, host := Host}, Answers, Policy, Choice, Deadline) ->
+    Asked = [#{registry => Name, time => Time, answer => said(Answer)} || {Name, Time, Answer} <- Answers],
+    case [{Name, Source} || {Name, _, {ok, Source}} <- Answers] of
+        [] ->
+            failed(Asked, error_of(Asked));
+        Sources ->
+            Carriers = polydist_config:carriers(),
+            Judge = fun(Each) -> polydist_policy:candidates(Policy, Carriers, peer_of(Node, Each)) end,
+            {Candidates, Skipped} = demoted(Node, judged(Sources, Judge, Host, Carriers, Deadline)),
+            chosen(Node, Choice, #{registries => Asked, same_host => lists:any(fun({_, #{same_host := Is}}) -> Is end, Sources),
+                                   candidates => Candidates, skipped => Skipped})
+    end.
+
+%% Of several, the first registry's is the kind to match on.
+error_of([#{answer := {error, Error}}]) ->
+    Error;
+error_of([#{answer := {error, {Kind, _}}} | _] = Asked) ->
+    Sentences = [[atom_to_list(Name), ": ", Sentence] || #{registry := Name, answer := {error, {_, Sentence}}} <- Asked],
+    {Kind, polydist_log:text("~ts", [lists:join("; ", Sentences)])}.
+
+said({ok, #{registered := Registered}}) -> Registered;
+said({error, _} = Error) -> Error.
+
+peer_of(Node, Sources) ->
+    #{node => Node, ip4 => [], ip6 => [], same_host => false, same_machine => false, uds_dirs => polydist_listeners:uds_dirs(),
+      registered => [{Name, Registered, maps:remove(registered, Source)}
+                     || {Name, #{registered := Registered} = Source} <- Sources]}.
+
+%% Asks them all, each for as long as it may take.
+-spec ask([polydist_registry:registry()], map(), Deadline :: integer()) ->
+    [{polydist_registry:name(), Time :: non_neg_integer(), {ok, source()} | {error, {atom(), binary()}}}].
+ask(Registries, Query, Deadline) ->
+    Start = now_ms(),
+    Tasks = [{polydist_task:start(fun() -> source(Each, Query, limit(Each, Deadline)) end), Each} || Each <- Registries],
+    Answers = gather(Tasks, Start, Deadline, #{}),
+    lists:foreach(fun({Task, _}) -> polydist_task:stop(Task) end, Tasks),
+    [{Name, Time, Answer} || #{name := Name} <- Registries, #{Name := {Time, Answer}} <- [Answers]].
+
+limit(#{timeout := infinity}, Deadline) -> Deadline;
+limit(#{timeout := Timeout}, Deadline) -> min(Deadline, now_ms() + Timeout).
+
+gather([], _, _, Answers) ->
+    Answers;
+gather(Tasks, Start, Deadline, Answers) ->
+    {Soonest, #{name := Late}} = lists:min([{due(Each, Start, Deadline, Answers), Each} || {_, Each} <- Tasks]),
+    case polydist_task:await([Task || {Task, _} <- Tasks], max(0, Soonest - now_ms())) of
+        {Task, Result} ->
+            {value, {_, #{name := Name}}, Rest} = lists:keytake(Task, 1, Tasks),
+            gather(Rest, Start, Deadline, Answers#{Name => {now_ms() - Start, result(Name, Result)}});
+        timeout ->
+            Time = now_ms() - Start,
+            Answer = {error, {timeout, polydist_log:text("the registry ~p did not answer within ~p ms", [Late, Time])}},
+            gather([Each || {_, #{name := Name}} = Each <- Tasks, Name =/= Late], Start, Deadline, Answers#{Late => {Time, Answer}})
+    end.
+
+%% When to wait for a registry no longer.
+due(#{timeout := Timeout}, Start, Deadline, Answers) ->
+    Own = case Timeout of
+              infinity -> Deadline;
+              _ -> min(Deadline, Start + Timeout)
+          end,
+    lists:min([Own | [Start + Time + ?GRACE || {Time, {ok, _}} <- maps:values(Answers)]]).
+
+result(Name, crashed) -> {error, {crashed, polydist_log:text("the registry ~p crashed", [Name])}};
+result(_, Result) -> Result.
+
+source(#{name := epmd}, #{name := Name, host := Host}, Limit) ->
+    peer(Name, Host, Limit);
+source(Registry, #{host := Host} = Query, Limit) ->
+    case polydist_registry:lookup(Registry, Query#{timeout => remaining(Limit)}) of
+        {ok, Found} ->
+            case polydist_registry:answer(Found) of
+                {ok, Registered, Facts} -> {ok, source(Registered, Facts, Host, Limit)};
+                Error -> Error
+            end;
+        Error -> Error
+    end.
+
+source(Registered, Facts, Host, Limit) ->
+    {Ip4, Ip6} = case {Facts, needs_addresses(Registered)} of
+                     {#{addresses := Known}, _} -> lists:partition(fun(Ip) -> tuple_size(Ip) =:= 4 end, Known);
+                     {_, true} -> {ips(Host, inet, remaining(Limit)), []};
+                     {_, false} -> {[Ip || {_, {Ip, _}} <- endpoints_of(Registered), is_tuple(Ip), tuple_size(Ip) =:= 4],
+                                    [Ip || {_, {Ip, _}} <- endpoints_of(Registered), is_tuple(Ip), tuple_size(Ip) =:= 8]}
+                 end,
+    Trusted = maps:get(trusted_paths, Facts, false),
+    SameHost = maps:get(host, Facts, none) =:= polydist_native:host_identity(),
+    SameMachine = Trusted orelse SameHost orelse maps:get(machine, Facts, none) =:= polydist_native:machine_identity(),
+    Source = place(SameHost orelse not is_map_key(host, Facts), SameMachine, Ip4, Ip6, Registered),
+    case Trusted of
+        true -> Source#{uds_dirs => [filename:dirname(Path) || {uds, {local, Path}} <- endpoints_of(Registered)]};
+        false -> Source
+    end.
+
+needs_addresses({port, _}) -> true;
+needs_addresses({record, Endpoints}) -> lists:any(fun({_, {Any, _}}) -> Any =:= any4 orelse Any =:= any6 end, Endpoints).
+
+endpoints_of({record, Endpoints}) -> Endpoints;
+endpoints_of({port, _}) -> [].
+
+ips(Host, Family, Wait) ->
+    case addresses(Host, Family, Wait) of
+        timeout -> [];
+        Ips -> Ips
     end.
 
 chosen(Node, any, #{skipped := Skipped} = Plan) ->
@@ -96,16 +198,23 @@ settings(Node, Transport, Peer) ->
 
 %% IPv6 addresses are looked up only where they are of use: the VM's resolver has few workers, and unanswered questions hold
 %% them all up.
-judged(#{same_host := false, ip6 := [], registered := [{_, Registered}]} = Peer, Judge, Host, Carriers, Deadline) ->
-    case {wants_ip6(Registered, Carriers), Judge(Peer)} of
-        {true, {Without, _}} -> Judge(Peer#{ip6 := ip6(Host, patience(Without, Deadline))});
+judged(Sources, Judge, Host, Carriers, Deadline) ->
+    case {lists:any(fun({_, Source}) -> wants_ip6(Source, Carriers) end, Sources), Judge(Sources)} of
+        {true, {Without, _}} ->
+            Ip6 = ips(Host, inet6, patience(Without, Deadline)),
+            Judge([{Name, case wants_ip6(Source, Carriers) of
+                              true -> Source#{ip6 := Ip6};
+                              false -> Source
+                          end} || {Name, Source} <- Sources]);
         {false, Judged} -> Judged
-    end;
-judged(Peer, Judge, _, _, _) ->
-    Judge(Peer). % on this host there is the loopback
+    end.
 
-wants_ip6({record, Endpoints}, Carriers) -> [T || {T, {any6, _}} <- Endpoints, lists:member(T, Carriers)] =/= [];
-wants_ip6({port, _}, Carriers) -> lists:member(tcp6, Carriers) orelse lists:member(tls, Carriers).
+%% On this host there is the loopback.
+wants_ip6(#{same_host := false, ip6 := [], registered := Registered}, Carriers) -> is_ip6(Registered, Carriers);
+wants_ip6(_, _) -> false.
+
+is_ip6({record, Endpoints}, Carriers) -> [T || {T, {any6, _}} <- Endpoints, lists:member(T, Carriers)] =/= [];
+is_ip6({port, _}, Carriers) -> lists:member(tcp6, Carriers) orelse lists:member(tls, Carriers).
 
 %% All there is time for, if there is nothing else.
 patience([], Deadline) -> remaining(Deadline);
@@ -119,9 +228,10 @@ peer(Name, Host, Deadline) ->
     Asked = Ask(Ip4),
     Found = case polydist_task:await([Asked], min(?PATIENCE, remaining(Deadline))) of
                 {_, Answer} when Ip4 =:= timeout -> known(Answer, [], []);
-                {_, {error, {Kind, _}} = Error} when Kind =/= not_found -> other(Ask, ip6(Host, patience(Ip4, Deadline)), Ip4, Error, Deadline);
+                {_, {error, {Kind, _}} = Error} when Kind =/= not_found ->
+                    other(Ask, ips(Host, inet6, patience(Ip4, Deadline)), Ip4, Error, Deadline);
                 {_, Answer} -> known(Answer, Ip4, []);
-                timeout -> either(Ask, ip6(Host, patience(Ip4, Deadline)), Ip4, Asked, Deadline)
+                timeout -> either(Ask, ips(Host, inet6, patience(Ip4, Deadline)), Ip4, Asked, Deadline)
             end,
     polydist_task:stop(Asked),
     Found.
@@ -179,8 +289,8 @@ endpoints(#{endpoints := Endpoints}) ->
 registered(polydist_epmd, Name, Host, Ips, Deadline) ->
     case polydist_epmd:listen_port_please(Name, Host) of
         {ok, 0} when Ips =:= timeout ->
-            {error, {timeout, polydist_log:text("the address of the host ~ts was not found out in time: does its name server answer?",
-                                                [Host])}};
+            {error, {timeout, polydist_log:text("the address of the host ~ts was not found out in time: does its name server "
+                                                "answer?", [Host])}};
         {ok, 0} when Ips =:= [] -> {error, {nxdomain, polydist_log:text("the host ~ts has no address", [Host])}};
         {ok, 0} ->
             case polydist_epmd:lookup(Name, Ips, remaining(Deadline)) of
@@ -215,12 +325,6 @@ foreign(Epmd, Name, Host, [Family | Families]) ->
         _ -> foreign(Epmd, Name, Host, Families)
     end.
 
-ip6(Host, Wait) ->
-    case addresses(Host, inet6, Wait) of
-        timeout -> [];
-        Ips -> Ips
-    end.
-
 addresses(Host, Family, Wait) ->
     case inet:parse_strict_address(Host) of
         {ok, Ip} when tuple_size(Ip) =:= 4, Family =:= inet; tuple_size(Ip) =:= 8, Family =:= inet6 -> [Ip];
@@ -252,12 +356,12 @@ dialable(_) -> true.
 place(MayBeHere, SameMachine, Ip4, Ip6, Registered) ->
     Own = own_ips(),
     IsHere = fun(Ip) -> is_here(Ip, Own) end,
-    Peer = #{same_machine => SameMachine},
+    Source = #{same_machine => SameMachine},
     case MayBeHere andalso lists:any(IsHere, Ip4 ++ Ip6) of
         true ->
-            Peer#{ip4 => lists:filter(IsHere, Ip4), ip6 => lists:filter(IsHere, Ip6), same_host => true,
-                  registered => [{epmd, registered_here(Registered, IsHere)}]};
-        false -> Peer#{ip4 => Ip4, ip6 => Ip6, same_host => false, registered => [{epmd, Registered}]}
+            Source#{ip4 => lists:filter(IsHere, Ip4), ip6 => lists:filter(IsHere, Ip6), same_host => true,
+                  registered => registered_here(Registered, IsHere)};
+        false -> Source#{ip4 => Ip4, ip6 => Ip6, same_host => false, registered => Registered}
     end.
 
 is_here({127, _, _, _}, _) -> true;
@@ -282,4 +386,7 @@ own_ips() ->
 %% @doc The milliseconds until a deadline, at least one.
 -spec remaining(Deadline :: integer()) -> pos_integer().
 remaining(Deadline) ->
-    max(1, Deadline - erlang:monotonic_time(millisecond)).
+    max(1, Deadline - now_ms()).
+
+now_ms() ->
+    erlang:monotonic_time(millisecond).

@@ -16,55 +16,64 @@
 %%% loopback, a path outside the directories for sockets), is no candidate.
 -module(polydist_policy).
 
--export([compile/1, source/1, default/1, may_connect/2, registries/2, candidates/3, settings/3]).
+-export([compile/1, compile/2, source/1, default/1, may_connect/2, registries/2, candidates/3, settings/3]).
 
 -export_type([policy/0, peer/0, endpoint/0, registered/0, candidate/0, skipped/0]).
 
--opaque policy() :: #{source := [polydist_rule:source()], rules := [polydist_rule:rule()]}.
+-opaque policy() :: #{source := [polydist_rule:source()], rules := [polydist_rule:rule()],
+                      registries := [polydist_registry:name()]}.
 
 -type endpoint() :: {polydist_native:transport(), polydist_native:where()}.
 -type registered() :: {record, [endpoint()]} | {port, inet:port_number()}.
 
 %% The peer: where its host's name leads, whether that is this host, whether it is this machine (another network namespace of it,
-%% perhaps), and what it registered where. Sockets are dialled in `uds_dirs' only.
+%% perhaps), and what it registered where. Sockets are dialled in `uds_dirs' only. Where a registry knows better, its own facts come
+%% before those.
 -type peer() :: #{node := node(), ip4 := [inet:ip4_address()], ip6 := [inet:ip6_address()], same_host := boolean(),
                   same_machine := boolean(), uds_dirs := [binary()],
-                  registered := [{polydist_rule:registry(), registered()}]}.
+                  registered := [{polydist_registry:name(), registered()}
+                                 | {polydist_registry:name(), registered(), Facts :: map()}]}.
 
 %% `why' is the rule that allows it.
 -type candidate() :: #{transport := polydist_native:transport(), address := polydist_native:address(), why := binary(),
-                       registry := polydist_rule:registry(), settings := polydist_rule:settings()}.
+                       registry := polydist_registry:name(), settings := polydist_rule:settings()}.
 
 %% A transport that gave no candidate, and why.
 -type skipped() :: {polydist_native:transport(), Why :: binary()}.
 
 %% One address of the peer, before a rule has been asked. `stock': what the port speaks is not known.
 -type place() :: #{transport := polydist_native:transport() | stock, address := polydist_native:address(),
-                   facts := polydist_rule:facts(), registry := polydist_rule:registry()}.
+                   facts := polydist_rule:facts(), registry := polydist_registry:name()}.
 
 -define(LOOPBACK4, {127, 0, 0, 1}).
 -define(LOOPBACK6, {0, 0, 0, 0, 0, 0, 0, 1}).
 -define(LONGEST_PATH, 107). % sun_path without its NUL
 
-%% @doc Checks a policy as the user wrote it.
+%% @doc Checks a policy as the user wrote it, on a node that has EPMD alone.
 -spec compile(term()) -> {ok, policy()} | {error, Sentence :: binary()}.
 compile(Source) ->
+    compile(Source, [epmd]).
+
+%% @doc Checks a policy as the user wrote it, on a node that has these registries.
+-spec compile(term(), [polydist_registry:name()]) -> {ok, policy()} | {error, Sentence :: binary()}.
+compile(Source, Registries) ->
     try length(Source) of
-        _ -> compile(Source, 1, [], Source)
+        _ -> compile(Source, 1, [], #{source => Source, rules => [], registries => Registries})
     catch
         error:badarg ->
-            {error, polydist_log:text("the policy is ~0tP, but must be a list of rules, {Match, #{transports => [..]}}", [Source, 30])}
+            {error, polydist_log:text("the policy is ~0tP, but must be a list of rules, {Match, #{transports => [..]}}",
+                                      [Source, 30])}
     end.
 
-compile([], _, Rules, Source) ->
-    {ok, #{source => Source, rules => lists:reverse(Rules)}};
-compile([Each | Rest], Number, Rules, Source) ->
-    case {polydist_rule:compile(Number, Each), covering(Rules)} of
+compile([], _, Rules, Policy) ->
+    {ok, Policy#{rules := lists:reverse(Rules)}};
+compile([Each | Rest], Number, Rules, #{registries := Registries} = Policy) ->
+    case {polydist_rule:compile(Number, Each, Registries), covering(Rules)} of
         {{error, _} = Error, _} -> Error;
-        {{ok, Rule}, none} -> compile(Rest, Number + 1, [Rule | Rules], Source);
+        {{ok, Rule}, none} -> compile(Rest, Number + 1, [Rule | Rules], Policy);
         {{ok, _}, Name} ->
-            {error, polydist_log:text("policy rule ~0p can never be reached, for ~ts fits every connection: put it before that one, or "
-                                      "remove it", [Number, Name])}
+            {error, polydist_log:text("policy rule ~0p can never be reached, for ~ts fits every connection: put it before that "
+                                      "one, or remove it", [Number, Name])}
     end.
 
 %% The rule before, if it fits whatever comes.
@@ -91,7 +100,8 @@ default(Carriers) ->
     Source = [{same_host, #{transports => [uds, tls, tcp6, tcp]}}, {any, #{transports => Remote}}],
     {ok, #{rules := Rules} = Policy} = compile(Source),
     Names = [<<"the default for this host">>, <<"the default for other hosts">>],
-    Policy#{rules := [Rule#{settings := Settings#{rule := Name}} || {#{settings := Settings} = Rule, Name} <- lists:zip(Rules, Names)]}.
+    Policy#{rules := [Rule#{settings := Settings#{rule := Name}}
+                      || {#{settings := Settings} = Rule, Name} <- lists:zip(Rules, Names)]}.
 
 rules(#{rules := Rules}, Carriers) ->
     #{rules := Default} = default(Carriers),
@@ -112,15 +122,17 @@ may_connect_by([], _) ->
     true.
 
 %% @doc The registries to ask for Node: those of every rule that may turn out to fit.
--spec registries(policy(), node()) -> [polydist_rule:registry()].
-registries(Policy, Node) ->
-    lists:uniq(registries_by(rules(Policy, []), #{node => Node})).
+-spec registries(policy(), node()) -> [polydist_registry:name()].
+registries(#{registries := Known} = Policy, Node) ->
+    Asked = registries_by(rules(Policy, []), #{node => Node}, Known),
+    [Name || Name <- Known, lists:member(Name, Asked)].
 
-registries_by([#{match := Match, registries := Registries} | Rules], Facts) ->
-    case polydist_rule:fits(Match, Facts) of
-        true -> Registries;
-        unknown -> Registries ++ registries_by(Rules, Facts);
-        false -> registries_by(Rules, Facts)
+registries_by([#{match := Match, registries := Registries} | Rules], Facts, Known) ->
+    case {polydist_rule:fits(Match, Facts), Registries} of
+        {false, _} -> registries_by(Rules, Facts, Known);
+        {_, all} -> Known;
+        {true, _} -> Registries;
+        {unknown, _} -> Registries ++ registries_by(Rules, Facts, Known)
     end.
 
 %% @doc What the first rule that fits says, for a connection that a peer opened.
@@ -170,7 +182,8 @@ judge(#{facts := Facts, registry := Registry} = Place, Rules, Carriers) ->
         {skip, Transport, Why} -> {skip, Transport, <<Name/binary, " ", Why/binary>>};
         Transport ->
             Skip = fun(Format, Args) -> {skip, Transport, polydist_log:text(Format, Args)} end,
-            case {position(Transport, Transports), lists:member(Transport, Carriers), lists:member(Registry, Registries)} of
+            Asked = Registries =:= all orelse lists:member(Registry, Registries),
+            case {position(Transport, Transports), lists:member(Transport, Carriers), Asked} of
                 {none, _, _} when Transports =:= [] -> Skip("~ts allows no transport", [Name]);
                 {none, _, _} -> Skip("~ts does not allow it", [Name]);
                 {_, false, _} -> Skip("this node does not run it", []);
@@ -187,8 +200,8 @@ transport(#{transport := stock, address := {Ip, _}}, #{transports := Transports,
     case {Legacy, lists:member(tcp, Transports) orelse lists:member(tcp6, Transports)} of
         {none, _} -> {skip, stock, <<"says legacy => none, and the peer registered only a port, as stock nodes do">>};
         {tcp, false} when Transports =/= [] ->
-            {skip, stock, <<"does not allow tcp, and the peer registered only a port, as stock nodes do; if that one speaks TLS, say "
-                            "legacy => tls">>};
+            {skip, stock, <<"does not allow tcp, and the peer registered only a port, as stock nodes do; if that one speaks TLS, "
+                            "say legacy => tls">>};
         {tcp, _} when tuple_size(Ip) =:= 4 -> tcp;
         {tcp, _} -> tcp6;
         {tls, _} -> tls
@@ -205,7 +218,10 @@ position(_, [], _) -> none.
 %% Every address that the peer's registrations lead to, and why the others are none.
 -spec places(peer()) -> {[place()], [{polydist_native:transport() | stock, Why :: binary()}]}.
 places(#{registered := Registered} = Peer) ->
-    Found = lists:append([places(Answer, Registry, Peer) || {Registry, Answer} <- Registered]),
+    Found = lists:append([case Each of
+                              {Registry, Answer} -> places(Answer, Registry, Peer);
+                              {Registry, Answer, Facts} -> places(Answer, Registry, maps:merge(Peer, Facts))
+                          end || Each <- Registered]),
     {[Place || Place <- Found, is_map(Place)], [Reason || Reason <- Found, is_tuple(Reason)]}.
 
 places({record, Endpoints}, Registry, Peer) ->
@@ -286,8 +302,9 @@ path(Path, Dirs) ->
             Inside = fun(Dir) -> Parts =/= Dir andalso lists:prefix(Dir, Parts) end,
             case lists:any(Inside, [filename:split(Dir) || Dir <- Dirs]) of
                 true -> [{local, Path}];
-                false -> {skip, polydist_log:text("~ts is outside the directories in which sockets are dialled (~ts); if it is right, add "
-                                                  "its directory to uds_dirs", [printable(Path), lists:join(", ", Dirs)])}
+                false ->
+                    {skip, polydist_log:text("~ts is outside the directories in which sockets are dialled (~ts); if it is right, "
+                                             "add its directory to uds_dirs", [printable(Path), lists:join(", ", Dirs)])}
             end;
         _ -> {skip, polydist_log:text("~ts is not a plain absolute path", [printable(Path)])}
     end.

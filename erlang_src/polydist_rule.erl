@@ -12,28 +12,27 @@
 %%%            legacy => tcp | tls | none       what the one port of a stock peer speaks; tcp
 %%%            connect_timeout => Ms            for one attempt; without it whatever net_setuptime leaves
 %%%            stagger => Ms                    how long an attempt is alone before the next one starts; 250
-%%%            registries => [epmd]             who is asked; all
+%%%            registries => [epmd]             who is asked, of the key registries; all
 %%%            socket => #{nodelay, keepalive, sndbuf, recbuf, priority, tos, user_timeout}
 %%%
 %%% A mistake is a sentence that names the rule.
 -module(polydist_rule).
 
--export([compile/2, fits/2, matches/2, registries/0]).
+-export([compile/3, fits/2, matches/2]).
 
--export_type([source/0, match/0, options/0, rule/0, settings/0, facts/0, registry/0]).
+-export_type([source/0, match/0, options/0, rule/0, settings/0, facts/0]).
 
 -type source() :: {match(), options()}.
 -type match() :: string() | binary() | {host, string() | binary()} | {net, string() | binary()} | same_host | any
                | {all, [match()]} | {'not', match()}.
 -type options() :: #{transports := [polydist_native:transport()],
                      ticktime => number() | {pos_integer(), ms}, legacy => legacy(), connect_timeout => pos_integer(),
-                     stagger => non_neg_integer(), registries => [registry()],
+                     stagger => non_neg_integer(), registries => [polydist_registry:name()],
                      socket => polydist_native:socket_options() | [{atom(), term()}]}.
 -type legacy() :: tcp | tls | none.
--type registry() :: epmd.
 
 -type rule() :: #{match := matcher(), transports := [polydist_native:transport()], legacy := legacy(),
-                  registries := [registry()], settings := settings()}.
+                  registries := all | [polydist_registry:name()], settings := settings()}.
 -type matcher() :: {node, Glob :: string()} | {host, Glob :: string()} | {net, Prefix :: bitstring(), 32 | 128} | same_host | any
                  | {all, [matcher()]} | {'not', matcher()}.
 
@@ -50,28 +49,25 @@
 -define(DEPTH, 60). % of what a mistake repeats of its rule
 -define(OPTIONS, [transports, ticktime, legacy, connect_timeout, stagger, registries, socket]).
 
-%% @doc The registries there are.
--spec registries() -> [registry()].
-registries() ->
-    [epmd].
-
-%% @doc Checks a rule as the user wrote it.
--spec compile(Number :: pos_integer(), term()) -> {ok, rule()} | {error, Sentence :: binary()}.
-compile(Number, {Match, Options} = Source) when is_map(Options) ->
+%% @doc Checks a rule as the user wrote it, on a node that has these registries.
+-spec compile(Number :: pos_integer(), term(), [polydist_registry:name()]) -> {ok, rule()} | {error, Sentence :: binary()}.
+compile(Number, {Match, Options} = Source, Registries) when is_map(Options) ->
     try
-        Checked = maps:map(fun option/2, Options),
+        Checked = maps:map(fun(registries, Value) -> registries(Value, Registries);
+                              (Key, Value) -> option(Key, Value)
+                           end, Options),
         Transports = needed(Checked),
         Matcher = matcher(Match),
         fits(Matcher, #{}) =/= false orelse invalid("can never match", []),
         {ok, #{match => Matcher, transports => Transports, legacy => legacy(Checked, Transports),
-               registries => maps:get(registries, Checked, registries()),
+               registries => maps:get(registries, Checked, all),
                settings => maps:merge(#{rule => polydist_log:text("policy rule ~0p (~0tp)", [Number, Match]),
                                         stagger => ?STAGGER, socket => #{}},
                                       maps:with([ticktime, connect_timeout, stagger, socket], Checked))}}
     catch
         throw:{invalid, Why} -> mistake(Number, Source, Why)
     end;
-compile(Number, Source) ->
+compile(Number, Source, _) ->
     mistake(Number, Source, "must be {Match, #{transports => [..]}}").
 
 mistake(Number, Source, Why) ->
@@ -101,7 +97,6 @@ option(ticktime, Seconds) when is_number(Seconds), Seconds =< ?LONGEST_TICKTIME 
 option(legacy, Legacy) when Legacy =:= tcp; Legacy =:= tls; Legacy =:= none -> Legacy;
 option(connect_timeout, Ms) when is_integer(Ms), Ms > 0, Ms =< 16#ffffffff -> Ms;
 option(stagger, Ms) when is_integer(Ms), Ms >= 0, Ms =< 16#ffffffff -> Ms;
-option(registries, Registries) when is_list(Registries) -> members(registries, Registries, registries());
 option(socket, Options) when is_map(Options) -> option(socket, maps:to_list(Options));
 option(socket, Options) when is_list(Options) ->
     length_of(socket, Options),
@@ -112,14 +107,17 @@ option(socket, Options) when is_list(Options) ->
             invalid("has socket => ~0tp; known are nodelay and keepalive (true or false), sndbuf, recbuf, priority, tos and "
                     "user_timeout (a number)", [Unknown])
     end;
-option(transports, Other) -> invalid("has transports => ~0tp, which must be a list: [~ts]", [Other, names(polydist_carrier:transports())]);
+option(transports, Other) ->
+    invalid("has transports => ~0tp, which must be a list: [~ts]", [Other, names(polydist_carrier:transports())]);
 option(ticktime, Other) -> invalid("has ticktime => ~0tp, which must be seconds (2, 0.5) or {500, ms}", [Other]);
 option(legacy, Other) -> invalid("has legacy => ~0tp, which must be tcp, tls or none: what a stock peer's port speaks", [Other]);
-option(registries, Other) -> invalid("has registries => ~0tp, which must be a list: [~ts]", [Other, names(registries())]);
 option(socket, Other) -> invalid("has socket => ~0tp, which must be a map such as #{keepalive => true}", [Other]);
 option(Key, Other) when Key =:= connect_timeout; Key =:= stagger ->
     invalid("has ~0p => ~0tp, which must be a whole number of milliseconds", [Key, Other]);
 option(Key, _) -> invalid("has the unknown option ~0tp; there are ~ts", [Key, names(?OPTIONS)]).
+
+registries(Registries, Known) when is_list(Registries) -> members(registries, Registries, Known);
+registries(Other, Known) -> invalid("has registries => ~0tp, which must be a list: [~ts]", [Other, names(Known)]).
 
 ticktime(Ms) when Ms >= ?SHORTEST_TICKTIME, Ms =< ?LONGEST_TICKTIME -> Ms;
 ticktime(Ms) -> invalid("has a ticktime of ~0p ms, which must be from ~0p ms to a day", [Ms, ?SHORTEST_TICKTIME]).

@@ -5,8 +5,15 @@
 %%%   native                       ok | {error, Sentence}              whether the library could be loaded
 %%%   config                       {ok, Config} | {error, Sentence}    polydist_config:config()
 %%%   tls                          {ok, #{server, client}} | {error, Sentence}
-%%%   {listener, Transport}        polydist_listeners:result()
+%%%   {listener, Id}               polydist_listeners:result()
+%%%   {socket, Listener}           the id of the listener that has it
+%%%   node                         {Name, Host} as they were at boot
+%%%   accepting                    the carriers that listened at boot: those for which net_kernel has acceptors
+%%%   {acceptor, Transport}        the acceptor's process
+%%%   announced                    the port that another epmd module than ours has registered
 %%%   registration                 what polydist_epmd keeps registered
+%%%   {registered, Registry}       what a polydist_registrar keeps registered
+%%%   {static, Path}, {dns, Name, Type, Servers}    what registries remember
 %%%   {connection, Pid}            polydist_connections:entry()
 %%%   {attempt, Node}, {suspect, Node}, {trouble, Node}    what polydist_attempts remembers
 %%%   {choice, Node}               {Chooser, Plan}, while polydist_choice connects
@@ -63,7 +70,8 @@ init([]) ->
     ?TABLE = ets:new(?TABLE, [named_table, public, {read_concurrency, true}]),
     store(native, load()),
     Children = [child(polydist_listeners), child(polydist_log), child(polydist_attempts), child(polydist_connections),
-                (child(polydist_epmd))#{start := {polydist_epmd, start_server, []}}],
+                (child(polydist_epmd))#{start := {polydist_epmd, start_server, []}},
+                (child(polydist_registrars))#{type => supervisor, shutdown := 1000}],
     %% Generous: net_sup, above us, takes the whole node down when we give up.
     {ok, {#{strategy => one_for_one, intensity => 100, period => 10}, Children}}.
 

@@ -1,0 +1,245 @@
+%%% Where and how to listen: the key `listen', and what polydist:add_listener/1 takes. Pure.
+%%%
+%%%   #{tcp | tcp6 | tls => #{ip => any | Address, port => N, ports => {Low, High}, allow => ["10.0.0.0/8", "fd00::1"]},
+%%%     uds => #{dir => Path, path => Path, mode => 8#600, allow => [Uid]}}
+%%%
+%%% Any of them may have a `name', an atom, and a list of such maps is as many listeners of one transport. `allow' says whose
+%%% connections are taken; without it everybody's are.
+-module(polydist_place).
+
+-export([parse/1, listener/1, of_transport/2, allow_text/1]).
+
+-export_type([place/0, allow/0, net/0]).
+
+-type net() :: {inet:ip_address(), Bits :: 0..128}.
+-type allow() :: [net()] | [Uid :: non_neg_integer()].
+-type place() :: #{name => atom(), allow => allow(),
+                   ip => any | inet:ip_address(), ports => {inet:port_number(), inet:port_number()},
+                   dir => string(), path => binary(), mode => non_neg_integer()}.
+
+-define(MAX_UID, 16#fffffffe).
+
+%% @doc The key `listen'. Throws `{invalid, Sentence}'.
+-spec parse(term()) -> #{polydist_native:transport() => place() | [place()]}.
+parse(Listen) when is_map(Listen) ->
+    Places = maps:map(fun places/2, Listen),
+    Names = [Name || Transport <- maps:keys(Places), #{name := Name} <- of_transport(Transport, Places)],
+    case Names -- lists:usort(Names) of
+        [] -> Places;
+        [Name | _] -> invalid("two listeners have the name ~0tp; a name is for one", [Name])
+    end;
+parse(Listen) ->
+    invalid("listen is ~0tp, but must be a map such as #{tcp => #{port => 9100}}", [Listen]).
+
+%% @doc One listener, from a map with its `transport'.
+-spec listener(term()) -> {ok, polydist_native:transport(), place()} | {error, Sentence :: binary()}.
+listener(#{transport := Transport} = Options) ->
+    try
+        {ok, Transport, place(Transport, maps:remove(transport, Options))}
+    catch
+        throw:{invalid, Sentence} -> {error, Sentence}
+    end;
+listener(Options) ->
+    {error, polydist_log:text("a listener is a map such as #{transport => tcp, port => 9100}, not ~0tp", [Options])}.
+
+%% @doc The places of a transport in the key `listen'; one without options if it is not there.
+-spec of_transport(polydist_native:transport(), #{polydist_native:transport() => place() | [place()]}) -> [place()].
+of_transport(Transport, Listen) ->
+    case maps:get(Transport, Listen, #{}) of
+        Places when is_list(Places) -> Places;
+        Place -> [Place]
+    end.
+
+%% @doc `allow' as one writes it.
+-spec allow_text(allow()) -> [binary() | non_neg_integer()].
+allow_text(Allow) ->
+    [allowed(Each) || Each <- Allow].
+
+allowed({Ip, Bits}) ->
+    case bit_size_of(Ip) of
+        Bits -> polydist_log:text("~ts", [inet:ntoa(Ip)]);
+        _ -> polydist_log:text("~ts/~b", [inet:ntoa(Ip), Bits])
+    end;
+allowed(Uid) ->
+    Uid.
+
+bit_size_of(Ip) when tuple_size(Ip) =:= 4 -> 32;
+bit_size_of(_) -> 128.
+
+places(Transport, [_ | _] = Places) ->
+    try length(Places) of
+        _ -> [place(Transport, Place) || Place <- Places]
+    catch
+        error:badarg -> no_place(Transport, Places)
+    end;
+places(Transport, []) ->
+    invalid("listen has ~0p => [], which is no listener; to have none leave polydist_~0p out of -proto_dist",
+            [Transport, Transport]);
+places(Transport, Place) ->
+    place(Transport, Place).
+
+place(uds, Options) when is_map(Options) ->
+    case Options of
+        #{dir := _, path := _} -> invalid("uds listens at a path or in a dir; it cannot have both", []);
+        _ -> maps:map(fun uds_option/2, Options)
+    end;
+place(Transport, Options) when is_map(Options), Transport =:= tcp orelse Transport =:= tcp6 orelse Transport =:= tls ->
+    maps:fold(fun(Key, Value, Place) -> inet_option(Transport, Key, Value, Place) end, #{}, Options);
+place(Transport, Options) ->
+    no_place(Transport, Options).
+
+-spec no_place(term(), term()) -> no_return().
+no_place(Transport, Options) ->
+    invalid("nothing listens by ~0tp => ~0tp; there are tcp, tcp6, tls and uds, each with a map of options", [Transport, Options]).
+
+uds_option(name, Name) -> name(Name);
+uds_option(dir, Dir) when is_binary(Dir); is_list(Dir) ->
+    case text(Dir) of
+        {ok, [_ | _] = Path} -> Path;
+        _ -> unknown_uds_option(dir, Dir)
+    end;
+uds_option(path, Path) when is_binary(Path); is_list(Path) ->
+    case text(Path) of
+        {ok, "/" ++ _ = Chars} -> unicode:characters_to_binary(Chars);
+        _ -> invalid("uds has path => ~0tp, which is not absolute: \"/run/app/node.sock\"", [Path])
+    end;
+uds_option(mode, Mode) when is_integer(Mode), Mode >= 0, Mode =< 8#777 -> Mode;
+uds_option(allow, Uids) -> uids(Uids);
+uds_option(Key, Value) -> unknown_uds_option(Key, Value).
+
+-spec unknown_uds_option(term(), term()) -> no_return().
+unknown_uds_option(Key, Value) ->
+    invalid("uds has ~0tp => ~0tp, but uds knows dir => Path or path => Path, mode => 8#600, allow => [Uid], name => Atom",
+            [Key, Value]).
+
+uids(Uids) ->
+    case is_list(Uids) andalso Uids =/= [] andalso lists:all(fun is_uid/1, proper(Uids)) of
+        true -> Uids;
+        false -> invalid("uds has allow => ~0tp, but must list user ids: [1000]~ts", [Uids, everybody(Uids)])
+    end.
+
+is_uid(Uid) -> is_integer(Uid) andalso Uid >= 0 andalso Uid =< ?MAX_UID.
+
+inet_option(_, name, Name, Place) -> Place#{name => name(Name)};
+inet_option(_, port, Port, Place) when is_integer(Port), Port >= 0, Port =< 65535 -> Place#{ports => {Port, Port}};
+inet_option(_, ports, {Low, High} = Ports, Place)
+  when is_integer(Low), is_integer(High), Low >= 0, Low =< High, High =< 65535 -> Place#{ports => Ports};
+inet_option(_, ip, any, Place) -> Place#{ip => any};
+inet_option(Transport, ip, Ip, Place) -> Place#{ip => ip(Transport, Ip)};
+inet_option(Transport, allow, Nets, Place) when is_list(Nets), Nets =/= [] ->
+    Place#{allow => [net(Transport, Net, Nets) || Net <- proper(Nets)]};
+inet_option(Transport, allow, Nets, _) ->
+    no_nets(Transport, Nets);
+inet_option(Transport, Key, Value, _) ->
+    invalid("~0p has ~0tp => ~0tp, but ~0p knows ip => any or an address, port => 0..65535, ports => {Low, High}, "
+            "allow => [\"10.0.0.0/8\"], name => Atom", [Transport, Key, Value, Transport]).
+
+name(Name) when is_atom(Name), Name =/= undefined -> Name;
+name(Name) -> invalid("a listener has name => ~0tp, but a name is an atom", [Name]).
+
+net(Transport, Ip, All) when is_tuple(Ip) ->
+    case inet:is_ip_address(Ip) of
+        true -> family(Transport, {Ip, bit_size_of(Ip)}, All);
+        false -> no_nets(Transport, All)
+    end;
+net(Transport, Net, All) when is_binary(Net); is_list(Net) ->
+    case text(Net) of
+        {ok, Chars} ->
+            {Address, Length} = case string:split(Chars, "/") of
+                                    [Whole] -> {Whole, all};
+                                    [Before, After] -> {Before, number(After)}
+                                end,
+            case {inet:parse_strict_address(Address), Length} of
+                {{ok, Ip}, all} -> family(Transport, {Ip, bit_size_of(Ip)}, All);
+                {{ok, Ip}, Bits} when is_integer(Bits) -> masked(Transport, Ip, Bits, Chars, All);
+                _ -> no_nets(Transport, All)
+            end;
+        error -> no_nets(Transport, All)
+    end;
+net(Transport, _, All) ->
+    no_nets(Transport, All).
+
+%% What is beyond the prefix must be 0: else one of the two is mistaken.
+masked(Transport, Ip, Bits, Text, All) ->
+    Size = bit_size_of(Ip),
+    Unit = Size div tuple_size(Ip),
+    Whole = << <<Part:Unit>> || Part <- tuple_to_list(Ip) >>,
+    Rest = max(0, Size - Bits),
+    case Whole of
+        <<_:Bits/bitstring, 0:Rest>> -> family(Transport, {Ip, Bits}, All);
+        <<Prefix:Bits/bitstring, _/bitstring>> ->
+            Net = list_to_tuple([Part || <<Part:Unit>> <= <<Prefix/bitstring, 0:Rest>>]),
+            invalid("~0p has ~0tp in allow, but the network of that length is ~ts/~b", [Transport, Text, inet:ntoa(Net), Bits]);
+        _ -> no_nets(Transport, All)
+    end.
+
+family(tcp, {Ip, _}, All) when tuple_size(Ip) =:= 8 -> no_nets(tcp, All);
+family(tcp6, {Ip, _}, All) when tuple_size(Ip) =:= 4 -> no_nets(tcp6, All);
+family(_, Net, _) -> Net.
+
+number(Text) ->
+    case string:to_integer(Text) of
+        {Number, []} when Number >= 0 -> Number;
+        _ -> none
+    end.
+
+-spec no_nets(atom(), term()) -> no_return().
+no_nets(Transport, Nets) ->
+    Example = case Transport of
+                  tcp -> "[\"10.0.0.0/8\", \"192.0.2.7\"]";
+                  tcp6 -> "[\"fd00::/8\", \"2001:db8::7\"]";
+                  tls -> "[\"10.0.0.0/8\", \"fd00::/8\"]"
+              end,
+    invalid("~0p has allow => ~0tp, but must list networks it can be reached from: ~ts~ts",
+            [Transport, Nets, Example, everybody(Nets)]).
+
+everybody([]) -> "; leave it out to let everybody in";
+everybody(_) -> "".
+
+ip(Transport, Text) when is_list(Text); is_binary(Text) ->
+    case text(Text) of
+        {ok, Chars} ->
+            case inet:parse_strict_address(Chars) of
+                {ok, Ip} -> ip(Transport, Ip);
+                {error, _} -> no_ip(Transport, Text)
+            end;
+        error -> no_ip(Transport, Text)
+    end;
+ip(Transport, Ip) ->
+    Fits = case Transport of
+               tcp -> inet:is_ipv4_address(Ip);
+               tcp6 -> inet:is_ipv6_address(Ip);
+               tls -> inet:is_ip_address(Ip)
+           end,
+    case Fits of
+        true -> Ip;
+        false -> invalid("~0p has ip => ~0tp, but ~0p listens on ~ts", [Transport, Ip, Transport, kind(Transport)])
+    end.
+
+-spec no_ip(atom(), term()) -> no_return().
+no_ip(Transport, Text) ->
+    invalid("~0p has ip => ~0tp, which is not an IP address", [Transport, Text]).
+
+kind(tcp) -> "an IPv4 address";
+kind(tcp6) -> "an IPv6 address";
+kind(tls) -> "an IPv4 or IPv6 address".
+
+%% An improper list has no elements to speak of.
+proper(List) ->
+    try length(List) of
+        _ -> List
+    catch
+        error:badarg -> [improper]
+    end.
+
+text(Text) ->
+    try unicode:characters_to_list(Text) of
+        Chars when is_list(Chars) -> {ok, Chars};
+        _ -> error
+    catch
+        error:badarg -> error
+    end.
+
+-spec invalid(string(), [term()]) -> no_return().
+invalid(Format, Args) ->
+    throw({invalid, polydist_log:text(Format, Args)}).
