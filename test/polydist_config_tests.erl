@@ -8,8 +8,10 @@ parsed(Flags, Environment) ->
 
 nothing_given_is_a_configuration_test() ->
     {ok, Policy} = polydist_policy:compile([]),
+    {ok, Registries} = polydist_registry:configure([epmd]),
     ?assertEqual(
-        #{policy => Policy, listen => #{}, uds_dirs => [], legacy => undefined, tls => undefined, log_level => warning},
+        #{policy => Policy, registries => Registries, listen => #{}, uds_dirs => [], legacy => undefined, tls => undefined,
+            log_level => warning},
         parsed([], [])
     ).
 
