@@ -19,6 +19,10 @@ main() ->
     reach(tls, c@localhost),
     heading("All at the same time: polydist:connections()"),
     connections(),
+    heading("Why c is reached like that: polydist:explain_text(c@localhost)"),
+    explain(c@localhost),
+    heading("And moved to another transport: polydist:reconnect(c@localhost, #{transports => [tcp6]})"),
+    move(c@localhost, tcp6),
     io:format("~n"),
     halt(0).
 
@@ -73,6 +77,16 @@ connections() ->
             io:format("  ~-5s ~-3s ~-18s ~8b frames in, ~8b out  ~ts~s~n", [Transport, Direction, Node, In, Out, address(Peer), tls(C)])
         end,
         polydist:connections()).
+
+explain(Node) ->
+    [io:format("  ~ts~n", [Line]) || Line <- string:split(string:trim(polydist:explain_text(Node)), "\n", all)].
+
+move(Node, Transport) ->
+    case polydist:reconnect(Node, #{transports => [Transport]}) of
+        {ok, #{gap := Gap, from := From, to := Transport}} ->
+            io:format("  from ~s to ~s, down for ~.1f ms~n", [From, Transport, Gap / 1000]);
+        {error, {_, Why}} -> fail("~s could not be moved: ~ts", [Node, Why])
+    end.
 
 tls(#{tls := #{version := Version, cipher := Cipher}}) -> io_lib:format(", ~s ~s", [Version, Cipher]);
 tls(_) -> "".
