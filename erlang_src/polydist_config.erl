@@ -113,20 +113,10 @@ proper(List) ->
         error:badarg -> no_directories(List)
     end.
 
-directory(All, Path) when is_list(Path); is_binary(Path) ->
-    case text(Path) of
+directory(All, Path) ->
+    case polydist_log:chars(Path) of
         {ok, "/" ++ _ = Dir} -> unicode:characters_to_binary(Dir);
         _ -> no_directories(All)
-    end;
-directory(All, _) ->
-    no_directories(All).
-
-text(Text) ->
-    try unicode:characters_to_list(Text) of
-        Chars when is_list(Chars) -> {ok, Chars};
-        _ -> error
-    catch
-        error:badarg -> error
     end.
 
 -spec no_directories(term()) -> no_return().

@@ -3,7 +3,7 @@
 -behaviour(gen_server).
 
 %% user API
--export([text/2, say/2, say/3]).
+-export([text/2, chars/1, say/2, say/3]).
 
 %% supervisor and gen_server callbacks
 -export([start_link/0, init/1, handle_call/3, handle_cast/2, handle_info/2]).
@@ -19,6 +19,18 @@ text(Format, Args) ->
         Text when is_binary(Text) -> Text;
         _ -> iolist_to_binary(io_lib:format("~p", [Args])) % a binary among Args was not UTF-8
     end.
+
+%% @doc A string or binary, as a user may write a text, as characters.
+-spec chars(term()) -> {ok, string()} | error.
+chars(Text) when is_list(Text); is_binary(Text) ->
+    try unicode:characters_to_list(Text) of
+        Chars when is_list(Chars) -> {ok, Chars};
+        _ -> error
+    catch
+        error:badarg -> error
+    end;
+chars(_) ->
+    error.
 
 %% @doc Logs a sentence.
 -spec say(logger:level(), Sentence :: unicode:chardata()) -> ok.

@@ -9,10 +9,9 @@
 
 -export([parse/1, listener/1, of_transport/2, allow_text/1]).
 
--export_type([place/0, allow/0, net/0]).
+-export_type([place/0, allow/0]).
 
--type net() :: {inet:ip_address(), Bits :: 0..128}.
--type allow() :: [net()] | [Uid :: non_neg_integer()].
+-type allow() :: [polydist_net:net()] | [Uid :: non_neg_integer()].
 -type place() :: #{name => atom(), allow => allow(),
                    ip => any | inet:ip_address(), ports => {inet:port_number(), inet:port_number()},
                    dir => string(), path => binary(), mode => non_neg_integer()}.
@@ -55,16 +54,8 @@ of_transport(Transport, Listen) ->
 allow_text(Allow) ->
     [allowed(Each) || Each <- Allow].
 
-allowed({Ip, Bits}) ->
-    case bit_size_of(Ip) of
-        Bits -> polydist_log:text("~ts", [inet:ntoa(Ip)]);
-        _ -> polydist_log:text("~ts/~b", [inet:ntoa(Ip), Bits])
-    end;
-allowed(Uid) ->
-    Uid.
-
-bit_size_of(Ip) when tuple_size(Ip) =:= 4 -> 32;
-bit_size_of(_) -> 128.
+allowed({_, _} = Net) -> polydist_net:text(Net);
+allowed(Uid) -> Uid.
 
 places(Transport, [_ | _] = Places) ->
     try length(Places) of
@@ -94,12 +85,12 @@ no_place(Transport, Options) ->
 
 uds_option(name, Name) -> name(Name);
 uds_option(dir, Dir) when is_binary(Dir); is_list(Dir) ->
-    case text(Dir) of
+    case polydist_log:chars(Dir) of
         {ok, [_ | _] = Path} -> Path;
         _ -> unknown_uds_option(dir, Dir)
     end;
 uds_option(path, Path) when is_binary(Path); is_list(Path) ->
-    case text(Path) of
+    case polydist_log:chars(Path) of
         {ok, "/" ++ _ = Chars} -> unicode:characters_to_binary(Chars);
         _ -> invalid("uds has path => ~0tp, which is not absolute: \"/run/app/node.sock\"", [Path])
     end;
@@ -137,50 +128,14 @@ inet_option(Transport, Key, Value, _) ->
 name(Name) when is_atom(Name), Name =/= undefined -> Name;
 name(Name) -> invalid("a listener has name => ~0tp, but a name is an atom", [Name]).
 
-net(Transport, Ip, All) when is_tuple(Ip) ->
-    case inet:is_ip_address(Ip) of
-        true -> family(Transport, {Ip, bit_size_of(Ip)}, All);
-        false -> no_nets(Transport, All)
-    end;
-net(Transport, Net, All) when is_binary(Net); is_list(Net) ->
-    case text(Net) of
-        {ok, Chars} ->
-            {Address, Length} = case string:split(Chars, "/") of
-                                    [Whole] -> {Whole, all};
-                                    [Before, After] -> {Before, number(After)}
-                                end,
-            case {inet:parse_strict_address(Address), Length} of
-                {{ok, Ip}, all} -> family(Transport, {Ip, bit_size_of(Ip)}, All);
-                {{ok, Ip}, Bits} when is_integer(Bits) -> masked(Transport, Ip, Bits, Chars, All);
-                _ -> no_nets(Transport, All)
-            end;
-        error -> no_nets(Transport, All)
-    end;
-net(Transport, _, All) ->
-    no_nets(Transport, All).
-
-%% What is beyond the prefix must be 0: else one of the two is mistaken.
-masked(Transport, Ip, Bits, Text, All) ->
-    Size = bit_size_of(Ip),
-    Unit = Size div tuple_size(Ip),
-    Whole = << <<Part:Unit>> || Part <- tuple_to_list(Ip) >>,
-    Rest = max(0, Size - Bits),
-    case Whole of
-        <<_:Bits/bitstring, 0:Rest>> -> family(Transport, {Ip, Bits}, All);
-        <<Prefix:Bits/bitstring, _/bitstring>> ->
-            Net = list_to_tuple([Part || <<Part:Unit>> <= <<Prefix/bitstring, 0:Rest>>]),
-            invalid("~0p has ~0tp in allow, but the network of that length is ~ts/~b", [Transport, Text, inet:ntoa(Net), Bits]);
-        _ -> no_nets(Transport, All)
-    end.
-
-family(tcp, {Ip, _}, All) when tuple_size(Ip) =:= 8 -> no_nets(tcp, All);
-family(tcp6, {Ip, _}, All) when tuple_size(Ip) =:= 4 -> no_nets(tcp6, All);
-family(_, Net, _) -> Net.
-
-number(Text) ->
-    case string:to_integer(Text) of
-        {Number, []} when Number >= 0 -> Number;
-        _ -> none
+net(Transport, Text, All) ->
+    case polydist_net:parse(Text) of
+        {ok, {Ip, _}} when Transport =:= tcp, tuple_size(Ip) =:= 8; Transport =:= tcp6, tuple_size(Ip) =:= 4 ->
+            no_nets(Transport, All);
+        {ok, Net} -> Net;
+        {error, {beyond, Net}} ->
+            invalid("~0p has ~0tp in allow, but the network of that length is ~ts", [Transport, Text, polydist_net:text(Net)]);
+        {error, no_net} -> no_nets(Transport, All)
     end.
 
 -spec no_nets(atom(), term()) -> no_return().
@@ -197,7 +152,7 @@ everybody([]) -> "; leave it out to let everybody in";
 everybody(_) -> "".
 
 ip(Transport, Text) when is_list(Text); is_binary(Text) ->
-    case text(Text) of
+    case polydist_log:chars(Text) of
         {ok, Chars} ->
             case inet:parse_strict_address(Chars) of
                 {ok, Ip} -> ip(Transport, Ip);
@@ -230,14 +185,6 @@ proper(List) ->
         _ -> List
     catch
         error:badarg -> [improper]
-    end.
-
-text(Text) ->
-    try unicode:characters_to_list(Text) of
-        Chars when is_list(Chars) -> {ok, Chars};
-        _ -> error
-    catch
-        error:badarg -> error
     end.
 
 -spec invalid(string(), [term()]) -> no_return().

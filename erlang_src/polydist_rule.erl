@@ -33,7 +33,7 @@
 
 -type rule() :: #{match := matcher(), transports := [polydist_native:transport()], legacy := legacy(),
                   registries := all | [polydist_registry:name()], settings := settings()}.
--type matcher() :: {node, Glob :: string()} | {host, Glob :: string()} | {net, Prefix :: bitstring(), 32 | 128} | same_host | any
+-type matcher() :: {node, Glob :: string()} | {host, Glob :: string()} | {net, polydist_net:net()} | same_host | any
                  | {all, [matcher()]} | {'not', matcher()}.
 
 %% What a rule says of a connection, times in milliseconds. `rule' is what to call it.
@@ -158,54 +158,19 @@ glob(Glob) ->
         Text -> Text
     end.
 
-text(Text) when is_binary(Text); is_list(Text) ->
-    try unicode:characters_to_list(Text) of
-        Chars when is_list(Chars) -> Chars;
-        _ -> invalid("has ~0tp, which is not text", [Text])
-    catch
-        error:badarg -> invalid("has ~0tp, which is not text", [Text])
-    end;
-text(Other) ->
-    invalid("has ~0tp, which is not text", [Other]).
+text(Text) ->
+    case polydist_log:chars(Text) of
+        {ok, Chars} -> Chars;
+        error -> invalid("has ~0tp, which is not text", [Text])
+    end.
 
 net(Text) ->
-    {Address, Length} = case string:split(Text, "/") of
-                            [Alone] -> {Alone, all};
-                            [Before, Digits] -> {Before, number(Digits)}
-                        end,
-    case {inet:parse_strict_address(Address), Length} of
-        {{ok, Ip}, all} -> net(Text, bits(Ip), bit_size(bits(Ip)));
-        {{ok, Ip}, Bits} when is_integer(Bits) -> net(Text, bits(Ip), Bits);
-        _ -> no_net(Text)
+    case polydist_net:parse(Text) of
+        {ok, Net} -> {net, Net};
+        {error, {beyond, Net}} ->
+            invalid("has {net, ~0tp}, but the network of that length is ~ts", [Text, polydist_net:text(Net)]);
+        {error, no_net} -> invalid("has {net, ~0tp}, which is no network: write \"10.0.0.0/8\" or \"fd00::/8\"", [Text])
     end.
-
-number(Text) ->
-    case Text =/= [] andalso length(Text) =< 3 andalso lists:all(fun(Char) -> Char >= $0 andalso Char =< $9 end, Text) of
-        true -> list_to_integer(Text);
-        false -> none
-    end.
-
-net(Text, Ip, Bits) when Bits > bit_size(Ip) ->
-    no_net(Text);
-net(Text, Ip, Bits) ->
-    Size = bit_size(Ip),
-    Rest = Size - Bits,
-    case Ip of
-        <<Prefix:Bits/bitstring, 0:Rest>> -> {net, Prefix, Size};
-        <<Prefix:Bits/bitstring, _/bitstring>> ->
-            invalid("has {net, ~0tp}, but the network of that length is ~ts/~0p",
-                    [Text, inet:ntoa(address(<<Prefix/bitstring, 0:Rest>>)), Bits])
-    end.
-
--spec no_net(string()) -> no_return().
-no_net(Text) ->
-    invalid("has {net, ~0tp}, which is no network: write \"10.0.0.0/8\" or \"fd00::/8\"", [Text]).
-
-bits({A, B, C, D}) -> <<A, B, C, D>>;
-bits(Ip) -> << <<Part:16>> || Part <- tuple_to_list(Ip) >>.
-
-address(<<A, B, C, D>>) -> {A, B, C, D};
-address(Bits) -> list_to_tuple([Part || <<Part:16>> <= Bits]).
 
 -spec invalid(string(), [term()]) -> no_return().
 invalid(Format, Args) ->
@@ -216,8 +181,8 @@ invalid(Format, Args) ->
 fits(any, _) -> true;
 fits({node, Glob}, #{node := Node}) -> matches(Glob, atom_to_list(Node));
 fits({host, Glob}, #{node := Node}) -> matches(Glob, host(Node));
-fits({net, _, _}, #{ip := none}) -> false;
-fits({net, Prefix, Size}, #{ip := Ip}) -> is_in(bits(Ip), Prefix, Size);
+fits({net, _}, #{ip := none}) -> false;
+fits({net, Net}, #{ip := Ip}) -> polydist_net:contains(Net, Ip);
 fits(same_host, #{same_host := SameHost}) -> SameHost;
 fits({'not', Match}, Facts) ->
     case fits(Match, Facts) of
@@ -243,13 +208,6 @@ host(Node) ->
         [_, Host] -> Host;
         [_] -> ""
     end.
-
-is_in(Ip, Prefix, Size) when bit_size(Ip) =:= Size ->
-    Bits = bit_size(Prefix),
-    <<Start:Bits/bitstring, _/bitstring>> = Ip,
-    Start =:= Prefix;
-is_in(_, _, _) ->
-    false.
 
 %% @doc Whether a text fits a pattern in which * stands for any characters and ? for one.
 -spec matches(Glob :: string(), Text :: string()) -> boolean().
