@@ -32,10 +32,10 @@
 
 %% `since' is erlang:system_time(millisecond); `handshake_time' (from the dial or the accept until both sides were through) and
 %% `busy_time' (for which the VM was held back, in `busy_count' spells) are microseconds; `ticktime' is milliseconds, or kernel
-%% where net_ticktime holds. `bytes' are the payload of `frames', `wire' is what the socket saw. `queued' is what it has not taken yet,
-%% `queued_max' the most that was. `ticks_missed' counts the quarters of the ticktime in which something was due and nothing was
-%% heard. `listener' is the id of the one it came in by. `rule' is the policy's, `last_error' the last thing that went wrong with
-%% that node.
+%% where net_ticktime holds. `bytes' are the payload of `frames', `wire' is what the socket saw. `queued' is what it has not taken
+%% yet, `queued_max' the most that was. `ticks_missed' counts the quarters of the ticktime in which something was due and nothing
+%% was heard. `listener' is the id of the one it came in by. `rule' is the policy's, `last_error' the last thing that went wrong
+%% with that node.
 -type connection() :: #{node := node(), transport := polydist_native:transport(), direction := in | out,
                         listener => polydist_listeners:id(),
                         peer := polydist_native:address(), local := polydist_native:address(),

@@ -17,7 +17,7 @@
 
 -export_type([attempt/0]).
 
-%% `at' is erlang:system_time(millisecond), `time' milliseconds. `transport' is what won the race of the transports.
+%% `at' is erlang:system_time(millisecond), `time' milliseconds. `dialled' is what won the race of the transports.
 -type attempt() :: #{pid := pid(), at := integer(), start := integer(), stage := lookup | dial | handshake | up,
                      outcome := under_way | connected | failed | superseded, time => non_neg_integer(),
                      reason => {Kind :: atom(), Sentence :: binary()}, plan => polydist_lookup:plan(),
@@ -35,9 +35,11 @@ start_link() ->
 %% @doc The calling process begins to connect to Node.
 -spec start(node()) -> ok.
 start(Node) ->
-    polydist_sup:store({attempt, Node}, #{pid => self(), at => erlang:system_time(millisecond), start => now_ms(), stage => lookup,
-                                          outcome => under_way}),
+    polydist_sup:store({attempt, Node}, fresh()),
     gen_server:cast(?MODULE, {started, Node, self()}).
+
+fresh() ->
+    #{pid => self(), at => erlang:system_time(millisecond), start => now_ms(), stage => lookup, outcome => under_way}.
 
 %% @doc Adds to what is known of the calling process's attempt.
 -spec note(node(), map()) -> ok.
@@ -59,8 +61,9 @@ connected(Node, Time) ->
 %% @doc An attempt that came to its end before net_kernel knew of it. Not logged: the caller has been told.
 -spec failed(node(), polydist_lookup:plan(), [polydist_dial:attempt()], Reason :: {Kind :: atom(), Sentence :: binary()}) -> ok.
 failed(Node, Plan, Attempts, Reason) ->
-    ok = start(Node),
-    note(Node, #{plan => Plan, attempts => Attempts, reason => Reason, outcome => failed, time => 0}).
+    polydist_sup:store({attempt, Node}, (fresh())#{plan => Plan, attempts => Attempts, reason => Reason, outcome := failed,
+                                                   time => 0}),
+    gen_server:cast(?MODULE, {remember, Node}).
 
 %% @doc The last attempt at Node. What its process left when it died is in it.
 -spec last(node()) -> attempt() | none.
@@ -124,9 +127,11 @@ handle_call({conclude, Pid}, _From, #{watched := Watched} = State) when is_map_k
 handle_call({conclude, _}, _From, State) ->
     {reply, ok, State}.
 
--spec handle_cast({started, node(), pid()} | {trouble, node(), binary()}, state()) -> {noreply, state()}.
+-spec handle_cast({started, node(), pid()} | {remember, node()} | {trouble, node(), binary()}, state()) -> {noreply, state()}.
 handle_cast({started, Node, Pid}, State) ->
     {noreply, watch(Node, Pid, remember(Node, State))};
+handle_cast({remember, Node}, State) ->
+    {noreply, remember(Node, State)};
 handle_cast({trouble, Node, Sentence}, State) ->
     polydist_sup:store({trouble, Node}, Sentence),
     {noreply, remember(Node, State)}.

@@ -2,8 +2,9 @@
 %%% several hosts share it serves them all.
 %%%
 %%% The options are the directory's path; it is made if it is not there, for its owner alone. A node's file is `NODE.node'. It
-%%% appears and changes by a rename, whole or not at all, and the node keeps it locked (flock(2)) as long as it lives: a file without its
-%%% lock is that of a dead node, however that ended. Directory and files must be ours or root's, and nobody else's to write.
+%%% appears and changes by a rename, whole or not at all, and the node keeps it locked (flock(2)) as long as it lives: a file
+%%% without its lock is that of a dead node, however that ended. Directory and files must be ours or root's, and nobody else's to
+%%% write.
 -module(polydist_registry_dir).
 -behaviour(polydist_registry).
 
