@@ -81,7 +81,7 @@ groups() ->
 %% epmd on 127.0.0.1 alone: the hosts noepmd and dead1 to dead10 have other addresses of the loopback.
 init_per_suite(Config) ->
     true = os:putenv("ERL_EPMD_ADDRESS", "127.0.0.1"),
-    #{inetrc := Inetrc} = Lab = lab(polydist_ct:open_lab(?MODULE, Config)),
+    #{inetrc := Inetrc} = Lab = lab(polydist_ct:without_global(polydist_ct:open_lab(?MODULE, Config))),
     Dead = [{host, dead(N), [lists:concat(["dead", N])]} || N <- lists:seq(1, 10)],
     Hosts = [{resolv_conf, ""}, {hosts_file, ""}, {host, {127, 0, 0, 77}, ["noepmd"]} | Dead],
     ok = file:write_file(Inetrc, [io_lib:format("~p.~n", [Each]) || Each <- Hosts], [append]),

@@ -67,7 +67,7 @@ groups() ->
 
 %% The target is registered wherever one can be: in the suite's epmd, in another, and in a directory. Its socket is elsewhere.
 init_per_suite(Config) ->
-    #{directory := Directory, inetrc := Inetrc} = Lab = lab(polydist_ct:open_lab(?MODULE, Config)),
+    #{directory := Directory, inetrc := Inetrc} = Lab = lab(polydist_ct:without_global(polydist_ct:open_lab(?MODULE, Config))),
     Hosts = [{host, {127, 0, 0, 2}, ["here"]}, {resolv_conf, ""}, {hosts_file, ""}],
     ok = file:write_file(Inetrc, [io_lib:format("~p.~n", [Each]) || Each <- Hosts], [append]),
     Site = polydist_ct:start_epmd(whereis(init)),

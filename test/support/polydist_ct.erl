@@ -2,7 +2,7 @@
 %%% names that resolve to both address families, and a way to wait for what cannot be received as a message.
 -module(polydist_ct).
 
--export([doc/1, open_lab/2, close_lab/1, lab/1, put_lab/2]).
+-export([doc/1, open_lab/2, without_global/1, close_lab/1, lab/1, put_lab/2]).
 -export([start_epmd/0, start_epmd/1, stop_epmd/1, epmd_names/1, epmd_lookup/2, tool/1]).
 -export([write_certificates/2, write_tls_options/2, tls_options/1, temporary_directory/0]).
 -export([wait_until/1, wait_until/2, parallel/1, free_port/0, unique/1, root/0]).
@@ -16,7 +16,9 @@
     epmd := epmd(),
     inetrc := file:filename(),
     certificates := file:filename(),
-    optfile := file:filename()
+    optfile := file:filename(),
+    %% of every node's command line
+    args => [string()]
 }.
 
 %% @doc Says in the log what a case shows; the first line of every case.
@@ -47,6 +49,11 @@ open_lab(Suite, Config) ->
         certificates => Certificates,
         optfile => Optfile
     }).
+
+%% @doc For suites that watch who connects: after a disconnect global may have something left to send, which connects anew.
+-spec without_global([tuple()]) -> [tuple()].
+without_global(Config) ->
+    put_lab(Config, (lab(Config))#{args => ["-connect_all", "false"]}).
 
 %% @doc Ends the suite's epmd and removes its directory. Nodes end with the process that started them.
 -spec close_lab([tuple()]) -> ok.

@@ -45,7 +45,7 @@ may_add_namespaces() ->
 open_lab(Suite, Config) ->
     case available() of
         ok ->
-            Opened = polydist_ct:open_lab(Suite, Config),
+            Opened = polydist_ct:without_global(polydist_ct:open_lab(Suite, Config)),
             #{directory := Directory, optfile := Optfile} = Lab = polydist_ct:lab(Opened),
             Certificates = filename:join(Directory, "certificates-of-hosts"),
             ok = polydist_ct:write_certificates(Certificates, ["localhost" | [name(N) || N <- [1, 2, 3]]]),

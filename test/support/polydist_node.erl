@@ -129,6 +129,7 @@ arguments(Lab, Options) ->
     ["-start_epmd", "false", "-setcookie", maps:get(cookie, Options, "polydist")] ++
         code_path(Lab, Options) ++
         distribution(Lab, Options) ++
+        maps:get(args, Lab, []) ++
         maps:get(args, Options, []).
 
 %% Beams of this release do not load on every other, so a stock node of another one gets none.
