@@ -40,6 +40,8 @@
                    %% The reference of the registration's messages, or none while there is no registration.
                    link := {reference(), polydist_native:registration()} | none,
                    creation := integer(),
+                   %% Whether what is registered is no longer what `node' says.
+                   changed := boolean(),
                    %% Whether the trouble at hand has been logged.
                    said := boolean()}.
 
@@ -221,7 +223,7 @@ start_server() ->
 
 -spec init([]) -> {ok, state()}.
 init([]) ->
-    State = #{node => none, link => none, creation => -1, said => false},
+    State = #{node => none, link => none, creation => -1, changed => false, said => false},
     case polydist_sup:lookup(registration) of
         {ok, Node} ->
             self() ! retry, % after a crash
@@ -253,7 +255,10 @@ handle_cast({update, Port, Endpoints}, #{node := Old} = State) when Old =/= none
               end,
     case Changed of
         Old -> {noreply, State};
-        New -> {noreply, again(kept(New, unlink_epmd(State)))}
+        New ->
+            %% Behind all other changes that wait: to register takes longer than to open and close listeners.
+            self() ! changed,
+            {noreply, (kept(New, State))#{changed := true}}
     end;
 handle_cast(_, State) ->
     {noreply, State}.
@@ -264,6 +269,8 @@ handle_info({polydist, Ref, closed}, #{link := {Ref, _}} = State) ->
     {noreply, retry_after(?ASK_AGAIN_AFTER, State#{link := none, said := true})};
 handle_info(retry, #{link := none, node := Node} = State) when Node =/= none ->
     {noreply, again(State)};
+handle_info(changed, #{changed := true, node := Node} = State) when Node =/= none ->
+    {noreply, again(unlink_epmd(State#{changed := false}))};
 handle_info(_, State) ->
     {noreply, State}.
 

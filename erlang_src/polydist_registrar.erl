@@ -15,7 +15,8 @@
 
 -type state() :: #{registry := polydist_registry:registry(), node := polydist_registry:registration() | none,
                    %% The registry's own state while the node is registered.
-                   registered := {yes, term()} | no, wait := pos_integer(), timer := reference() | none, said := boolean()}.
+                   registered := {yes, term()} | no, changed := boolean(),
+                   wait := pos_integer(), timer := reference() | none, said := boolean()}.
 
 -spec start_link(polydist_registry:registry()) -> gen_server:start_ret().
 start_link(#{name := Name} = Registry) ->
@@ -43,7 +44,8 @@ unregister(Registry) ->
 -spec init(polydist_registry:registry()) -> {ok, state()}.
 init(#{name := Name} = Registry) ->
     process_flag(trap_exit, true), % to unregister in terminate/2
-    State = #{registry => Registry, node => none, registered => no, wait => ?FIRST_RETRY, timer => none, said => false},
+    State = #{registry => Registry, node => none, registered => no, changed => false, wait => ?FIRST_RETRY, timer => none,
+              said => false},
     case polydist_sup:lookup({registered, Name}) of
         {ok, Node} -> % after a crash
             polydist_log:say(warning, "the registrar of ~p was restarted after a crash; the node is registered there again",
@@ -63,7 +65,8 @@ handle_call({register, Name, Port, Endpoints}, _From, State) ->
 
 -spec handle_cast({update, inet:port_number(), [map()]} | unregister, state()) -> {noreply, state()}.
 handle_cast({update, Port, Endpoints}, #{node := #{name := Name}} = State) ->
-    {noreply, changed(kept(State#{node := registration(Name, Port, Endpoints)}))};
+    self() ! changed, % behind all other changes that wait
+    {noreply, kept(State#{node := registration(Name, Port, Endpoints), changed := true})};
 handle_cast(unregister, #{registry := #{name := Name}} = State) ->
     polydist_sup:delete({registered, Name}),
     {noreply, (out(State))#{node := none}};
@@ -75,6 +78,8 @@ handle_info({timeout, Timer, retry}, #{timer := Timer, node := Node} = State) wh
     {noreply, again(State#{timer := none})};
 handle_info({timeout, _, retry}, State) ->
     {noreply, State};
+handle_info(changed, #{changed := true, node := Node} = State) when Node =/= none ->
+    {noreply, changed(State#{changed := false})};
 handle_info(Message, #{registry := #{module := Module}, registered := {yes, Own}} = State) ->
     case erlang:function_exported(Module, handle, 2) andalso call(State, handle, [Message, Own]) of
         {ok, New} -> {noreply, State#{registered := {yes, New}}};
