@@ -542,6 +542,8 @@ a_killed_node_s_file_is_stale_at_once(Config) ->
     {record, _} = answer(Us, Node, dir),
     polydist_node:stop(Them),
     {ok, _} = file:read_file(file_of(Dir, Them)),
+    %% The first of its threads is gone; the files close with the last.
+    wait_until(fun() -> element(1, answer(Us, Node, dir)) =:= error end),
     {error, {not_found, Sentence}} = answer(Us, Node, dir),
     contains(Sentence, "has ended"),
     {ok, Names} = call(Us, net_adm, names, []),
