@@ -142,13 +142,17 @@ source(Registered, Facts, Host, Limit) ->
                                     [Ip || {_, {Ip, _}} <- endpoints_of(Registered), is_tuple(Ip), tuple_size(Ip) =:= 8]}
                  end,
     Trusted = maps:get(trusted_paths, Facts, false),
-    SameHost = maps:get(host, Facts, none) =:= polydist_native:host_identity(),
-    SameMachine = Trusted orelse SameHost orelse maps:get(machine, Facts, none) =:= polydist_native:machine_identity(),
-    Source = place(SameHost orelse not is_map_key(host, Facts), SameMachine, Ip4, Ip6, Registered),
+    {SameHost, SameMachine} = same(Facts),
+    Source = place(SameHost orelse not is_map_key(host, Facts), Trusted orelse SameMachine, Ip4, Ip6, Registered),
     case Trusted of
         true -> Source#{uds_dirs => [filename:dirname(Path) || {uds, {local, Path}} <- endpoints_of(Registered)]};
         false -> Source
     end.
+
+%% Whether a record is of this host, and of this machine.
+same(Record) ->
+    SameHost = maps:get(host, Record, none) =:= polydist_native:host_identity(),
+    {SameHost, SameHost orelse maps:get(machine, Record, none) =:= polydist_native:machine_identity()}.
 
 needs_addresses({port, _}) -> true;
 needs_addresses({record, Endpoints}) -> lists:any(fun({_, {Any, _}}) -> Any =:= any4 orelse Any =:= any6 end, Endpoints).
@@ -268,9 +272,8 @@ no_answer() ->
     {error, {timeout, <<"EPMD did not answer in time">>}}.
 
 known({record, Record}, Ip4, Ip6) ->
-    SameHost = maps:get(host, Record, none) =:= polydist_native:host_identity(),
-    SameMachine = maps:get(machine, Record, none) =:= polydist_native:machine_identity(),
-    {ok, place(SameHost, SameHost orelse SameMachine, Ip4, Ip6, {record, endpoints(Record)})};
+    {SameHost, SameMachine} = same(Record),
+    {ok, place(SameHost, SameMachine, Ip4, Ip6, {record, polydist_registry:endpoints(Record)})};
 known({port, Port}, Ip4, Ip6) ->
     {ok, place(true, false, Ip4, Ip6, {port, Port})};
 known({port, Port, Ip}, _, _) when tuple_size(Ip) =:= 4 -> % a foreign epmd module may know another address than the resolver does
@@ -281,10 +284,6 @@ known({error, _} = Error, _, _) ->
     Error;
 known(crashed, _, _) ->
     {error, {epmd_module, polydist_log:text("the epmd module ~p crashed", [net_kernel:epmd_module()])}}.
-
-endpoints(#{endpoints := Endpoints}) ->
-    [{T, Where} || #{transport := Name, address := Where} <- Endpoints,
-                   T <- polydist_carrier:transports(), atom_to_binary(T) =:= Name].
 
 registered(polydist_epmd, Name, Host, Ips, Deadline) ->
     case polydist_epmd:listen_port_please(Name, Host) of

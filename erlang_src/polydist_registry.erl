@@ -22,7 +22,7 @@
 -export([configure/1]).
 
 %% for polydist_lookup
--export([lookup/2, answer/1]).
+-export([lookup/2, answer/1, endpoints/1]).
 
 -export_type([name/0, registry/0, query/0, found/0, registration/0, error/0]).
 
@@ -198,12 +198,15 @@ answer(Found) ->
         error:_ -> {error, {bad_answer, polydist_log:text("~0tP says nothing of where the node is", [Found, 20])}}
     end.
 
+%% @doc The endpoints of a record whose transports this version knows.
+-spec endpoints(polydist_native:endpoints_record()) -> [polydist_policy:endpoint()].
+endpoints(#{endpoints := Endpoints}) ->
+    [{T, Where} || #{transport := Name, address := Where} <- Endpoints, T <- polydist_carrier:transports(),
+                   atom_to_binary(T) =:= Name].
+
 record(Bytes, Port, Facts) ->
     case polydist_native:record_decode(Bytes) of
-        {ok, #{endpoints := Endpoints} = Record} ->
-            {ok, {record, [{T, Where} || #{transport := Name, address := Where} <- Endpoints,
-                                         T <- polydist_carrier:transports(), atom_to_binary(T) =:= Name]},
-             maps:merge(Facts, maps:with([host, machine], Record))};
+        {ok, Record} -> {ok, {record, endpoints(Record)}, maps:merge(Facts, maps:with([host, machine], Record))};
         {error, _} = Error ->
             case is_port_number(Port) andalso Port > 0 of
                 true -> {ok, {port, Port}, Facts}; % no record of ours
