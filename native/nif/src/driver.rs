@@ -22,8 +22,9 @@
 //! told to wait for it (`nok`).
 //!
 //! Options: 1 nodelay, 2 keepalive, 3 sndbuf, 4 recbuf, 5 priority, 6 tos, 7 user timeout
-//! (milliseconds; without effect on a Unix domain socket, where it is 0), 8 how many unsent bytes
-//! the kernel may hold (TCP_NOTSENT_LOWAT).
+//! (milliseconds), 8 how many unsent bytes the kernel may hold (TCP_NOTSENT_LOWAT). Setting what
+//! the socket does not have does nothing; getting it is an error, except for the user timeout,
+//! which is 0 then.
 //!
 //! The port exits with `connection_closed` when the peer goes away, as a stock node reports it,
 //! with the name of the operating system's error when there is one, or with `tls_error` or
@@ -38,7 +39,7 @@ use polydist_channel::{Buffer, Channel, Closed, Sink};
 use polydist_erl_driver::{
     Binary, BinaryBuf, Driver, Failure, Flow, Message, Port, Segment, errno_name,
 };
-use polydist_transport::{set_tos, set_user_timeout, tos, transport, user_timeout};
+use polydist_transport::{set_nodelay, set_tos, set_unsent, set_user_timeout, tos, user_timeout};
 use socket2::SockRef;
 
 use crate::connection::take_established;
@@ -181,8 +182,8 @@ impl Connection {
         };
         let mut first = Vec::new();
         if !self.last_frame.is_empty() {
-            let prefix = transport(taken.transport).map(|transport| transport.prefix());
-            if prefix.is_none_or(|prefix| prefix.encode(&self.last_frame, &mut first).is_err()) {
+            let encoded = taken.prefix.encode(&self.last_frame, &mut first);
+            if encoded.is_err() {
                 return false;
             }
             taken.stats.frame_out(self.last_frame.len());
@@ -263,14 +264,14 @@ impl Connection {
         let size = usize::try_from(value);
         let number = u32::try_from(value);
         match (option, size, number) {
-            (1, ..) => socket.set_tcp_nodelay(value != 0),
+            (1, ..) => set_nodelay(&socket, value != 0),
             (2, ..) => socket.set_keepalive(value != 0),
             (3, Ok(size), _) => socket.set_send_buffer_size(size),
             (4, Ok(size), _) => socket.set_recv_buffer_size(size),
             (5, _, Ok(priority)) => socket.set_priority(priority),
             (6, _, Ok(tos)) => set_tos(&socket, tos),
             (7, _, Ok(time)) => set_user_timeout(&socket, time),
-            (8, _, Ok(bytes)) => socket.set_tcp_notsent_lowat(bytes),
+            (8, _, Ok(bytes)) => set_unsent(&socket, bytes),
             _ => return false,
         }
         .is_ok()

@@ -93,8 +93,8 @@ pub struct Established {
     pub tls: Option<rustls::Connection>,
     /// Plaintext that came after the last handshake frame; it precedes what `tls` holds.
     pub surplus: Vec<u8>,
-    /// The transport's name.
-    pub transport: &'static str,
+    /// How the transport frames handshake messages.
+    pub prefix: Prefix,
     /// The counters of the whole connection.
     pub stats: Arc<Stats>,
 }
@@ -331,7 +331,7 @@ impl Task {
                         fd: socket.into(),
                         tls,
                         surplus: buffer.to_vec(),
-                        transport: self.transport.name(),
+                        prefix: self.transport.prefix(),
                         stats: self.shared.stats.clone(),
                     }));
                     return Ok(());

@@ -45,7 +45,9 @@ pub use connection::{
 pub use dial::{DialOptions, dial};
 pub use error::{Error, Kind};
 pub use listener::{Incoming, ListenOptions, Listener, ListenerInfo};
-pub use options::{SocketOpts, set_tos, set_user_timeout, tos, user_timeout};
+pub use options::{
+    SocketOpts, set_nodelay, set_tos, set_unsent, set_user_timeout, tos, user_timeout,
+};
 pub use stream::{Stream, Wire};
 pub use tls_config::{Pem, TlsConfig, Verify, Version};
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use socket2::{Domain, Socket};
 
 /// Options of connected sockets; what is absent keeps the system's default.
@@ -35,21 +36,33 @@ impl SocketOpts {
 
     /// The options of TCP and IP.
     pub(crate) fn apply_tcp(&self, socket: &Socket) -> io::Result<()> {
-        socket.set_tcp_nodelay(self.nodelay.unwrap_or(true))?;
+        set_nodelay(socket, self.nodelay.unwrap_or(true))?;
         each(self.tos, |tos| set_tos(socket, tos))?;
         each(self.user_timeout, |time| set_user_timeout(socket, time))?;
         each(self.priority, |priority| socket.set_priority(priority))
     }
 }
 
+/// Sets TCP_NODELAY, where there is such a thing.
+pub fn set_nodelay(socket: &Socket, on: bool) -> io::Result<()> {
+    where_known(socket.set_tcp_nodelay(on))
+}
+
+/// Sets TCP_NOTSENT_LOWAT, how many unsent bytes the kernel may hold, where there is such a thing.
+pub fn set_unsent(socket: &Socket, bytes: u32) -> io::Result<()> {
+    where_known(socket.set_tcp_notsent_lowat(bytes))
+}
+
 /// Sets IP_TOS, or IPV6_TCLASS on an IPv6 socket, which takes IP_TOS without any effect. Keeps the
-/// priority, which the kernel would derive from it (socket(7)); so does `inet_drv`.
+/// priority, which the kernel would derive from it (socket(7)); so does `inet_drv`. A socket that is
+/// not IP's has no such thing.
 pub fn set_tos(socket: &Socket, tos: u32) -> io::Result<()> {
     let priority = socket.priority()?;
-    match socket.domain()? {
-        Domain::IPV6 => socket.set_tclass_v6(tos)?,
-        _ => socket.set_tos_v4(tos)?,
-    }
+    where_known(match socket.domain()? {
+        Domain::IPV4 => socket.set_tos_v4(tos),
+        Domain::IPV6 => socket.set_tclass_v6(tos),
+        _ => return Ok(()),
+    })?;
     socket.set_priority(priority)
 }
 
@@ -61,23 +74,30 @@ pub fn tos(socket: &Socket) -> io::Result<u32> {
     }
 }
 
-/// Sets TCP_USER_TIMEOUT to so many milliseconds. A Unix domain socket has no such thing and needs
-/// none: what it takes is with the peer.
+/// Sets TCP_USER_TIMEOUT to so many milliseconds, where there is such a thing. A Unix domain socket
+/// needs none: what it takes is with the peer.
 pub fn set_user_timeout(socket: &Socket, milliseconds: u32) -> io::Result<()> {
-    match socket.domain()? {
-        Domain::UNIX => Ok(()),
-        _ => socket.set_tcp_user_timeout(Some(Duration::from_millis(milliseconds.into()))),
+    let time = Duration::from_millis(milliseconds.into());
+    where_known(socket.set_tcp_user_timeout(Some(time)))
+}
+
+/// What [`set_user_timeout`] set; 0 where there is no such thing.
+pub fn user_timeout(socket: &Socket) -> io::Result<u32> {
+    match socket.tcp_user_timeout() {
+        // The kernel keeps it in an int.
+        Ok(time) => Ok(time.map_or(0, |time| time.as_millis() as u32)),
+        Err(error) => where_known(Err(error)).map(|()| 0),
     }
 }
 
-/// What [`set_user_timeout`] set; 0 for a Unix domain socket.
-pub fn user_timeout(socket: &Socket) -> io::Result<u32> {
-    let time = match socket.domain()? {
-        Domain::UNIX => None,
-        _ => socket.tcp_user_timeout()?,
-    };
-    // The kernel keeps it in an int.
-    Ok(time.map_or(0, |time| time.as_millis() as u32))
+/// A socket that is not TCP's does not know TCP's options, a family's socket not another's: nothing
+/// is set then. AF_UNIX says so by EOPNOTSUPP, as does MPTCP of what it has not, others by
+/// ENOPROTOOPT.
+fn where_known(set: io::Result<()>) -> io::Result<()> {
+    match set.as_ref().map_err(Errno::from_io_error) {
+        Err(Some(Errno::OPNOTSUPP | Errno::NOPROTOOPT)) => Ok(()),
+        _ => set,
+    }
 }
 
 fn each<T>(option: Option<T>, set: impl FnOnce(T) -> io::Result<()>) -> io::Result<()> {
