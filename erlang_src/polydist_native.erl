@@ -15,6 +15,9 @@
          listener_info/1, close_listener/1, dial/4, controlling_process/2, send/2, recv/2, detach/2, close/1, stats/1,
          getstat/1]).
 
+%% Transports whose sockets are made outside the library
+-export([outside_listen/3, outside_feed/4, outside_dial/5]).
+
 %% EPMD, the registration record, logging
 -export([epmd_register/3, epmd_unregister/1, epmd_lookup/4, epmd_names/3, record_encode/1, record_decode/1, log_to/2]).
 
@@ -26,15 +29,18 @@
 
 -nifs([abi/0, host_identity/0, machine_identity/0, tls_config/2, listen/3, accept/1, set_listener_options/2,
        listener_info/1, close_listener/1, dial/4, controlling_process/2, send/2, recv/2, detach/2, close/1, stats/1,
-       getstat/1, epmd_register/3, epmd_unregister/1, epmd_lookup/4, epmd_names/3, record_encode/1, record_decode/1, log_to/2,
+       getstat/1, outside_listen/3, outside_feed/4, outside_dial/5,
+       epmd_register/3, epmd_unregister/1, epmd_lookup/4, epmd_names/3, record_encode/1, record_decode/1, log_to/2,
        dir_claim/3, dir_update/2, dir_release/1, dir_read/2, dir_nodes/1]).
 
--define(ABI, 2).
+-define(ABI, 3).
 -define(DRIVER, "polydist").
 -define(stub, erlang:nif_error(not_loaded)).
 
--type transport() :: tcp | tcp6 | tls | uds.
--type address() :: {inet:ip_address(), inet:port_number()} | {local, Path :: binary()}.
+-type transport() :: atom().
+%% `tcp', `tcp6', `tls', `uds', or the name of one whose sockets are made outside the library.
+-type address() :: {inet:ip_address(), inet:port_number()} | {local, Path :: binary()} | {opaque, binary()}.
+%% `opaque': what only a transport outside the library understands.
 -type listener() :: reference().
 -type conn() :: reference().
 -type tls_config() :: reference().
@@ -52,7 +58,8 @@
 -type socket_options() :: #{nodelay => boolean(), keepalive => boolean(), sndbuf => pos_integer(),
                             recbuf => pos_integer(), priority => non_neg_integer(), tos => non_neg_integer(),
                             user_timeout => Milliseconds :: non_neg_integer()}.
-%% A Unix domain socket ignores what only TCP and IP have: `nodelay', `priority', `tos', `user_timeout' (TCP_USER_TIMEOUT).
+%% A Unix domain socket ignores what only TCP and IP have: `nodelay', `priority', `tos', `user_timeout' (TCP_USER_TIMEOUT); so
+%% does any other socket that is not IP's.
 
 -type where() :: {any4 | any6, inet:port_number()} | {inet:ip_address(), inet:port_number()}
                | {local, binary()} | {opaque, binary()}.
@@ -194,6 +201,25 @@ close_listener(_Listener) -> ?stub.
 %% @doc Connects. Answers `{connected, info()}' or an error. Options: `timeout', `socket', `tls', `server_name'.
 -spec dial(transport(), address(), map(), Ref :: reference()) -> {ok, conn()} | error().
 dial(_Transport, _Address, _Options, _Ref) -> ?stub.
+
+%% @doc Opens a listener without a socket, for a transport outside the library: outside_feed/4 gives it connections. These go the
+%% way of those that listen/3 accepts, and it is closed, asked and told options as a listener with a socket is. Options: `socket',
+%% `setup_time', `max_pending', and `backlog', how many connections may wait for a place among the pending ones.
+-spec outside_listen(transport(), {opaque, binary()}, map()) -> {ok, listener()} | error().
+outside_listen(_Transport, _Address, _Options) -> ?stub.
+
+%% @doc Gives such a listener a connected stream socket that was accepted elsewhere. The socket is duplicated: once this has
+%% returned ok, Fd is the caller's to close. Answers `ok' when the connection has got a place among the pending ones, which may
+%% take as long as the peers before it, or `{error, {closed, _}}' if the listener closes first; then the duplicate is closed, too.
+%% An error now, and no answer, if Fd is not open (`ebadf'), no stream socket (`not_a_stream') or not connected (`enotconn'), if the
+%% listener is `closed' or has a socket of its own (`bad_option'), and if as many as its backlog wait already (`eagain').
+-spec outside_feed(listener(), Fd :: integer(), Peer :: {opaque, binary()}, Ref :: reference()) -> ok | error().
+outside_feed(_Listener, _Fd, _Peer, _Ref) -> ?stub.
+
+%% @doc As dial/4 with a stream socket that is connected already; it is duplicated at once, and Fd is the caller's to close
+%% whatever this returns. Answers `{connected, info()}'. Options: `socket'.
+-spec outside_dial(transport(), Fd :: integer(), Peer :: {opaque, binary()}, map(), Ref :: reference()) -> {ok, conn()} | error().
+outside_dial(_Transport, _Fd, _Peer, _Options, _Ref) -> ?stub.
 
 %% @doc Gives a connection to another process. A connection closes when its owner dies.
 -spec controlling_process(conn(), pid()) -> ok | {error, closed}.

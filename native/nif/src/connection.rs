@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Weak};
 
 use polydist_transport::{
-    self as transport, Connection, DialOptions, Established, Kind, dial as start,
+    self as transport, Connection, DialOptions, Established, Info, Kind, Pending, dial as start,
 };
 use rustler::{
     Atom, Binary, Encoder, Env, Error, LocalPid, Monitor, NifResult, Resource, ResourceArc, Term,
@@ -102,6 +102,27 @@ impl Conn {
         owner.is_some()
     }
 
+    /// Gives the caller a connection that has been started. It is told with the reference how that
+    /// goes on.
+    pub(crate) fn started<'a>(
+        env: Env<'a>,
+        (connection, connected): (Connection, Pending<Info>),
+        reference: Term<'a>,
+    ) -> Term<'a> {
+        let conn = Self::new(connection);
+        Self::give(&conn, Some(env), env.pid());
+        let caller = Caller::new(env, reference);
+        runtime::spawn(async move {
+            match connected.await {
+                Ok(info) => {
+                    caller.answer(|env| (atoms::connected(), message::info(env, &info)).encode(env))
+                }
+                Err(error) => caller.answer(|env| env.error_tuple(error::term(env, &error))),
+            }
+        });
+        conn.encode(env)
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.connection.is_closed()
     }
@@ -122,33 +143,18 @@ fn dial<'a>(
 ) -> NifResult<Term<'a>> {
     let transport = term::transport(transport)?;
     let address = term::address(address)?;
-    let socket = term::option(options, atoms::socket())?;
     let name: Option<Binary> = term::option(options, atoms::server_name())?;
     let options = DialOptions {
         timeout: term::timeout_option(options, atoms::timeout())?
             .unwrap_or(DialOptions::default().timeout),
-        socket: socket
-            .map(term::socket_opts)
-            .transpose()?
-            .unwrap_or_default(),
+        socket: term::socket_option(options)?,
         tls: tls::option(options)?,
         server_name: name.map(|name| String::from_utf8_lossy(&name).into_owned()),
     };
     let _runtime = runtime::handle().enter();
     let started = start(transport, address, options);
-    Ok(error::result(env, started, |(connection, connected)| {
-        let conn = Conn::new(connection);
-        Conn::give(&conn, Some(env), env.pid());
-        let caller = Caller::new(env, reference);
-        runtime::spawn(async move {
-            match connected.await {
-                Ok(info) => {
-                    caller.answer(|env| (atoms::connected(), message::info(env, &info)).encode(env))
-                }
-                Err(error) => caller.answer(|env| env.error_tuple(error::term(env, &error))),
-            }
-        });
-        conn.encode(env)
+    Ok(error::result(env, started, |started| {
+        Conn::started(env, started, reference)
     }))
 }
 

@@ -2,7 +2,7 @@
 //! control plane, and as the linked-in driver `polydist`, the data plane. Both share these statics.
 //!
 //! ```text
-//! Erlang ── NIF call ──► host, tls, listener, connection, epmd, record, directory, log
+//! Erlang ── NIF call ──► host, tls, listener, connection, outside, epmd, record, directory, log
 //!                            │ parse (term), queue, return
 //!                            ▼
 //!                        runtime (tokio) ── polydist-transport
@@ -21,6 +21,7 @@ mod host;
 mod listener;
 mod log;
 mod message;
+mod outside;
 mod record;
 mod runtime;
 mod term;

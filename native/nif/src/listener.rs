@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use polydist_transport::{Accepted, Incoming, ListenOptions, Listener};
+use polydist_transport::{Accepted, Address, Incoming, ListenOptions, Listener};
 use rustler::{Atom, Encoder, Env, LocalPid, Monitor, NifResult, Resource, ResourceArc, Term};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -38,6 +38,22 @@ impl Resource for ListenerResource {
     }
 }
 
+impl ListenerResource {
+    pub(crate) fn new(listener: Listener, incoming: Incoming) -> ResourceArc<Self> {
+        let (acceptor, changes) = watch::channel(None);
+        ResourceArc::new(Self {
+            listener,
+            forwarder: runtime::spawn(forward(incoming, changes)).abort_handle(),
+            acceptor,
+            monitor: Mutex::new(None),
+        })
+    }
+
+    pub(crate) fn listener(&self) -> &Listener {
+        &self.listener
+    }
+}
+
 impl Drop for ListenerResource {
     fn drop(&mut self) {
         self.forwarder.abort();
@@ -54,37 +70,32 @@ fn listen<'a>(
 ) -> NifResult<Term<'a>> {
     let transport = term::transport(transport)?;
     let address = term::address(address)?;
-    let default = ListenOptions::default();
-    let socket = term::option(options, atoms::socket())?;
-    let options = ListenOptions {
-        ports: term::option(options, atoms::ports())?,
-        mode: term::option(options, atoms::mode())?.unwrap_or(default.mode),
-        allow: term::allow(options, &address)?,
-        backlog: term::option(options, atoms::backlog())?.unwrap_or(default.backlog),
-        socket: socket
-            .map(term::socket_opts)
-            .transpose()?
-            .unwrap_or_default(),
-        tls: tls::option(options)?,
-        setup_time: term::timeout_option(options, atoms::setup_time())?
-            .unwrap_or(default.setup_time),
-        max_pending: term::option(options, atoms::max_pending())?.unwrap_or(default.max_pending),
-    };
+    let options = options_of(options, &address)?;
     let _runtime = runtime::handle().enter();
     let opened = Listener::open(transport, &address, options);
     Ok(match opened {
         Err(error) => env.error_tuple(error::term(env, &error)),
         Ok((listener, incoming)) => {
             let bound = message::address(env, listener.address());
-            let (acceptor, changes) = watch::channel(None);
-            let listener = ResourceArc::new(ListenerResource {
-                listener,
-                forwarder: runtime::spawn(forward(incoming, changes)).abort_handle(),
-                acceptor,
-                monitor: Mutex::new(None),
-            });
+            let listener = ListenerResource::new(listener, incoming);
             (atoms::ok(), listener, bound).encode(env)
         }
+    })
+}
+
+/// How to listen on `address`.
+pub(crate) fn options_of(options: Term, address: &Address) -> NifResult<ListenOptions> {
+    let default = ListenOptions::default();
+    Ok(ListenOptions {
+        ports: term::option(options, atoms::ports())?,
+        mode: term::option(options, atoms::mode())?.unwrap_or(default.mode),
+        allow: term::allow(options, address)?,
+        backlog: term::option(options, atoms::backlog())?.unwrap_or(default.backlog),
+        socket: term::socket_option(options)?,
+        tls: tls::option(options)?,
+        setup_time: term::timeout_option(options, atoms::setup_time())?
+            .unwrap_or(default.setup_time),
+        max_pending: term::option(options, atoms::max_pending())?.unwrap_or(default.max_pending),
     })
 }
 

@@ -103,11 +103,12 @@ pub(crate) fn map<'a>(env: Env<'a>, keys: &[Term<'a>], values: &[Term<'a>]) -> T
     Term::map_from_term_arrays(env, keys, values).unwrap_or_else(|_| Term::map_new(env))
 }
 
-/// `{inet:ip_address(), Port}` or `{local, Path}`.
+/// `{inet:ip_address(), Port}`, `{local, Path}` or `{opaque, Bytes}`.
 pub(crate) fn address<'a>(env: Env<'a>, address: &Address) -> Term<'a> {
     match address {
         Address::Ip(address) => ip_port(env, address),
         Address::Local(path) => (atoms::local(), binary(env, path)).encode(env),
+        Address::Opaque(bytes) => (atoms::opaque(), binary(env, bytes)).encode(env),
     }
 }
 
@@ -152,7 +153,7 @@ pub(crate) fn info<'a>(env: Env<'a>, info: &Info) -> Term<'a> {
         })
     });
     term_map!(env, {
-        atoms::transport() => transport(info.transport),
+        atoms::transport() => transport(env, info.transport),
         atoms::peer() => address(env, &info.peer),
         atoms::local() => address(env, &info.local),
         atoms::tls() => tls,
@@ -161,13 +162,21 @@ pub(crate) fn info<'a>(env: Env<'a>, info: &Info) -> Term<'a> {
     })
 }
 
-pub(crate) fn transport(name: &str) -> Atom {
+/// The name of a transport. One from outside was an atom before it came here.
+fn transport(env: Env<'_>, name: &str) -> Atom {
+    own_transport(name)
+        .or_else(|| Atom::from_str(env, name).ok())
+        .unwrap_or_else(atoms::undefined)
+}
+
+/// The name of a transport of the library itself.
+pub(crate) fn own_transport(name: &str) -> Option<Atom> {
     match name {
-        "tcp" => atoms::tcp(),
-        "tcp6" => atoms::tcp6(),
-        "tls" => atoms::tls(),
-        "uds" => atoms::uds(),
-        _ => atoms::undefined(),
+        "tcp" => Some(atoms::tcp()),
+        "tcp6" => Some(atoms::tcp6()),
+        "tls" => Some(atoms::tls()),
+        "uds" => Some(atoms::uds()),
+        _ => None,
     }
 }
 

@@ -1,11 +1,12 @@
 //! Arguments from Erlang: addresses, options, durations. What is malformed is a badarg.
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{BorrowedFd, RawFd};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use polydist_transport::{Address, Allow, SocketOpts, Transport};
-use rustler::{Atom, Binary, Decoder, Error, NifResult, Term};
+use polydist_transport::{self as transport, Address, Allow, Kind, SocketOpts, Transport};
+use rustler::{Atom, Binary, Decoder, Error, NifResult, Term, TermType};
 
 use crate::atoms;
 
@@ -25,20 +26,58 @@ pub(crate) fn required<'a, T: Decoder<'a>>(map: Term<'a>, key: Atom) -> NifResul
 }
 
 pub(crate) fn transport(name: Atom) -> NifResult<&'static dyn Transport> {
-    polydist_transport::TRANSPORTS
+    transport::TRANSPORTS
         .iter()
         .copied()
-        .find(|transport| crate::message::transport(transport.name()) == name)
+        .find(|transport| crate::message::own_transport(transport.name()) == Some(name))
         .ok_or(Error::BadArg)
+}
+
+/// A transport outside the library.
+pub(crate) fn outside(name: Term) -> NifResult<Result<&'static dyn Transport, transport::Error>> {
+    if !name.is_atom() {
+        return Err(Error::BadArg);
+    }
+    // The VM's interface has no other characters in OTP 25.
+    let latin = || {
+        let sentence = "the name of a transport may only have characters of Latin-1";
+        transport::Error::new(Kind::BadOption, sentence)
+    };
+    let name = name.atom_to_string().map_err(|_| latin());
+    Ok(name.and_then(|name| transport::outside(&name)))
 }
 
 pub(crate) fn address(term: Term) -> NifResult<Address> {
     match term.decode::<(Term, Term)>()? {
         (tag, path) if tag == atoms::local().to_term(term.get_env()) => {
-            Ok(Address::Local(path.decode::<Binary>()?.as_slice().to_vec()))
+            Ok(Address::Local(bytes(path)?))
+        }
+        (tag, other) if tag == atoms::opaque().to_term(term.get_env()) => {
+            Ok(Address::Opaque(bytes(other)?))
         }
         (ip_term, port) => Ok(Address::Ip(SocketAddr::new(ip(ip_term)?, port.decode()?))),
     }
+}
+
+/// An address that only its transport understands.
+pub(crate) fn opaque(term: Term) -> NifResult<Address> {
+    match address(term)? {
+        opaque @ Address::Opaque(_) => Ok(opaque),
+        Address::Ip(_) | Address::Local(_) => Err(Error::BadArg),
+    }
+}
+
+/// The descriptor with this number, for as long as the call that was given it; `None` for a number
+/// that none can have.
+pub(crate) fn descriptor<'a>(number: Term<'a>) -> NifResult<Option<BorrowedFd<'a>>> {
+    if number.get_type() != TermType::Integer {
+        return Err(Error::BadArg);
+    }
+    let number = number.decode::<RawFd>().ok().filter(|number| *number >= 0);
+    // SAFETY: the number is not -1. It is the caller's to keep open during the call, as every process
+    // of the VM must that uses numbers of descriptors; all that is done with it is to duplicate it,
+    // which for a number that is not open fails with EBADF.
+    Ok(number.map(|number| unsafe { BorrowedFd::borrow_raw(number) }))
 }
 
 pub(crate) fn ip(term: Term) -> NifResult<IpAddr> {
@@ -62,6 +101,8 @@ pub(crate) fn allow(map: Term, address: &Address) -> NifResult<Allow> {
             let users = users.into_iter().map(|user| user.decode());
             Allow::Users(users.collect::<NifResult<_>>()?)
         }
+        // Nothing is known of such peers, so nobody can be told apart.
+        (Some(_), Address::Opaque(_)) => return Err(Error::BadArg),
     })
 }
 
@@ -81,7 +122,7 @@ pub(crate) fn ip_addresses(term: Term) -> NifResult<Vec<SocketAddr>> {
 pub(crate) fn ip_address(term: Term) -> NifResult<SocketAddr> {
     match address(term)? {
         Address::Ip(address) => Ok(address),
-        Address::Local(_) => Err(Error::BadArg),
+        Address::Local(_) | Address::Opaque(_) => Err(Error::BadArg),
     }
 }
 
@@ -99,6 +140,12 @@ pub(crate) fn timeout(term: Term) -> NifResult<Duration> {
         Ok(atom) if atom == atoms::infinity() => Ok(Duration::from_secs(24 * 60 * 60)),
         _ => term.decode().map(Duration::from_millis),
     }
+}
+
+/// The `socket` among the options of a listener or a dial.
+pub(crate) fn socket_option(map: Term) -> NifResult<SocketOpts> {
+    let options = option(map, atoms::socket())?.map(socket_opts).transpose();
+    Ok(options?.unwrap_or_default())
 }
 
 pub(crate) fn socket_opts(map: Term) -> NifResult<SocketOpts> {

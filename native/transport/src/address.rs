@@ -1,4 +1,4 @@
-//! Where a socket is: an IP address and port, or a path.
+//! Where a socket is: an IP address and port, a path, or bytes that only its transport understands.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -15,6 +15,8 @@ pub enum Address {
     Ip(SocketAddr),
     /// The path of a Unix domain socket; empty for a peer that has none.
     Local(Vec<u8>),
+    /// What only the transport understands, which is then one of those outside this crate.
+    Opaque(Vec<u8>),
 }
 
 impl Address {
@@ -32,7 +34,7 @@ impl Address {
     /// The path, for an address that is one.
     pub fn path(&self) -> Option<&Path> {
         match self {
-            Self::Ip(_) => None,
+            Self::Ip(_) | Self::Opaque(_) => None,
             Self::Local(path) => Some(Path::new(OsStr::from_bytes(path))),
         }
     }
@@ -48,8 +50,9 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ip(address) => address.fmt(f),
-            Self::Local(path) if path.is_empty() => f.write_str("(unnamed)"),
+            Self::Local(name) | Self::Opaque(name) if name.is_empty() => f.write_str("(unnamed)"),
             Self::Local(path) => f.write_str(&String::from_utf8_lossy(path)),
+            Self::Opaque(bytes) => bytes.escape_ascii().fmt(f),
         }
     }
 }

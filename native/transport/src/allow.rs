@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use socket2::{SockAddr, Socket};
+use socket2::Socket;
 
 use crate::{Address, Transport};
 
@@ -25,7 +25,9 @@ impl Allow {
     pub(crate) fn fits(&self, address: &Address) -> bool {
         !matches!(
             (self, address),
-            (Self::Nets(_), Address::Local(_)) | (Self::Users(_), Address::Ip(_))
+            (Self::Nets(_), Address::Local(_))
+                | (Self::Users(_), Address::Ip(_))
+                | (Self::Nets(_) | Self::Users(_), Address::Opaque(_))
         )
     }
 
@@ -34,13 +36,13 @@ impl Allow {
         &self,
         transport: &dyn Transport,
         socket: &Socket,
-        peer: &SockAddr,
+        peer: &Address,
     ) -> Result<(), String> {
         match self {
             Self::Everybody => Ok(()),
-            Self::Nets(nets) => match peer.as_socket() {
-                Some(peer) if contains(nets, peer.ip()) => Ok(()),
-                _ => Err(Address::from_kernel(peer).to_string()),
+            Self::Nets(nets) => match peer {
+                Address::Ip(peer) if contains(nets, peer.ip()) => Ok(()),
+                _ => Err(peer.to_string()),
             },
             Self::Users(users) => match transport.credentials(socket) {
                 Some(peer) if users.contains(&peer.uid) => Ok(()),
@@ -130,17 +132,15 @@ mod tests {
     fn rules_fit_the_addresses_they_speak_of() {
         let tcp = Address::Ip(([127, 0, 0, 1], 1).into());
         let uds = Address::Local(b"/s".to_vec());
+        let opaque = Address::Opaque(b"7".to_vec());
         let cases = [
-            (Allow::Everybody, true, true),
-            (Allow::Nets(Vec::new()), true, false),
-            (Allow::Users(Vec::new()), false, true),
+            (Allow::Everybody, [true, true, true]),
+            (Allow::Nets(Vec::new()), [true, false, false]),
+            (Allow::Users(Vec::new()), [false, true, false]),
         ];
-        for (allow, ip, local) in cases {
-            assert_eq!(
-                (allow.fits(&tcp), allow.fits(&uds)),
-                (ip, local),
-                "{allow:?}"
-            );
+        for (allow, fits) in cases {
+            let found = [&tcp, &uds, &opaque].map(|address| allow.fits(address));
+            assert_eq!(found, fits, "{allow:?}");
         }
     }
 

@@ -31,6 +31,8 @@ pub enum Kind {
     BadReply,
     /// The name is registered already.
     DuplicateName,
+    /// A file descriptor that is no stream socket.
+    NotAStream,
 }
 
 impl Kind {
@@ -48,6 +50,7 @@ impl Kind {
             Self::UnsafeDirectory => "unsafe_directory",
             Self::BadReply => "bad_reply",
             Self::DuplicateName => "duplicate_name",
+            Self::NotAStream => "not_a_stream",
         }
     }
 }
@@ -132,6 +135,11 @@ static POSIX: &[Posix] = &[
         Errno::AGAIN,
         "eagain",
         "the peer's queue of waiting connections is full",
+    ),
+    (
+        Errno::BADF,
+        "ebadf",
+        "there is no open file descriptor with that number",
     ),
     (
         Errno::CONNABORTED,

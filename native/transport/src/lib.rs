@@ -11,7 +11,9 @@
 //! caller hands in addresses and options and gets values or an [`Error`] whose text is a sentence.
 //! What happens on a connection after the handshake is the business of `polydist-channel`.
 //!
-//! A transport is one file that implements [`Transport`] and one line in [`TRANSPORTS`].
+//! A transport is one file that implements [`Transport`] and one line in [`TRANSPORTS`]. One whose
+//! sockets are made outside this crate, and connected there, has a name ([`outside()`]) and hands them
+//! in: [`Listener::fed`], [`adopt`].
 
 #![forbid(unsafe_code)]
 
@@ -25,6 +27,8 @@ mod error;
 pub mod host;
 mod listener;
 mod options;
+mod outside;
+mod source;
 mod stream;
 mod tcp;
 mod tls;
@@ -48,13 +52,15 @@ pub use listener::{Incoming, ListenOptions, Listener, ListenerInfo};
 pub use options::{
     SocketOpts, set_nodelay, set_tos, set_unsent, set_user_timeout, tos, user_timeout,
 };
+pub use outside::{adopt, outside};
+pub use rustix::io::Errno;
 pub use stream::{Stream, Wire};
 pub use tls_config::{Pem, TlsConfig, Verify, Version};
 
-/// Every transport there is.
+/// Every transport that makes its sockets itself.
 pub static TRANSPORTS: &[&dyn Transport] = &[&tcp::TCP, &tcp::TCP6, &tls::Tls, &uds::Uds];
 
-/// The transport of this name.
+/// The one of [`TRANSPORTS`] that has this name.
 pub fn transport(name: &str) -> Option<&'static dyn Transport> {
     TRANSPORTS.iter().copied().find(|t| t.name() == name)
 }

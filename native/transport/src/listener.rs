@@ -1,23 +1,24 @@
 //! Listening: one accept loop a listener, who may come in, TLS handshakes beside it, all under limits.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use polydist_channel::Stats;
 use rustix::io::Errno;
-use socket2::{SockAddr, Socket};
-use tokio::io::unix::AsyncFd;
+use socket2::Socket;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::dial::info;
+use crate::source::{Arrival, Refused, Source};
 use crate::{
     Accepted, Address, Allow, Connection, Error, Kind, Side, SocketOpts, Stream, TlsConfig,
-    Transport, stream,
+    Transport, outside, stream,
 };
 
 /// How long accepting rests when there are no file descriptors or no memory.
@@ -34,7 +35,8 @@ pub struct ListenOptions {
     pub mode: u32,
     /// Who may connect; anybody else is closed at once.
     pub allow: Allow,
-    /// Connections that the kernel keeps until they are accepted.
+    /// Connections that the kernel keeps until they are accepted, or a fed listener until it takes
+    /// them.
     pub backlog: i32,
     /// Options of the accepted sockets.
     pub socket: SocketOpts,
@@ -104,7 +106,7 @@ struct Shared {
     allow: Allow,
     setup_time: Duration,
     /// `None` once closed. Locked for one system call at a time.
-    socket: Mutex<Option<AsyncFd<Socket>>>,
+    source: Mutex<Option<Source>>,
     /// Set with it, for those who are accepted and not detached yet.
     closed: watch::Sender<bool>,
     socket_opts: Mutex<SocketOpts>,
@@ -124,32 +126,45 @@ impl Listener {
         address: &Address,
         options: ListenOptions,
     ) -> Result<(Self, Incoming), Error> {
-        let side = Side::Accept {
-            tls: options.tls.clone(),
-        };
-        transport.check(&side)?;
-        if !options.allow.fits(address) {
-            let sentence = format!(
-                "cannot listen on {} {address}: allow is {}, but there peers are told by {}",
-                transport.name(),
-                options.allow,
-                match address {
-                    Address::Ip(_) => "their address",
-                    Address::Local(_) => "their user",
-                }
-            );
-            return Err(Error::new(Kind::BadOption, sentence));
-        }
+        let side = check(transport, address, &options)?;
         let (socket, address) = transport.bind(address, &options)?;
         let what = format!("cannot listen on {} {address}", transport.name());
         let socket = stream::poll(socket).map_err(|error| Error::os(what, &error))?;
+        Ok(Self::start(
+            transport,
+            address,
+            side,
+            Source::Socket(socket),
+            options,
+        ))
+    }
+
+    /// A listener without a socket: it accepts what [`feed`](Self::feed) gives it. It has no use for
+    /// `ports` and `mode`. Needs a tokio runtime, and does not block.
+    pub fn fed(
+        transport: &'static dyn Transport,
+        address: Address,
+        options: ListenOptions,
+    ) -> Result<(Self, Incoming), Error> {
+        let side = check(transport, &address, &options)?;
+        let source = Source::fed(options.backlog);
+        Ok(Self::start(transport, address, side, source, options))
+    }
+
+    fn start(
+        transport: &'static dyn Transport,
+        address: Address,
+        side: Side,
+        source: Source,
+        options: ListenOptions,
+    ) -> (Self, Incoming) {
         let shared = Arc::new(Shared {
             transport,
             address,
             side,
             allow: options.allow,
             setup_time: options.setup_time,
-            socket: Mutex::new(Some(socket)),
+            source: Mutex::new(Some(source)),
             closed: watch::Sender::new(false),
             socket_opts: Mutex::new(options.socket),
             accepted: AtomicU64::new(0),
@@ -164,7 +179,7 @@ impl Listener {
             options.max_pending.clamp(1, Semaphore::MAX_PERMITS),
         ));
         let task = tokio::spawn(accept_loop(shared.clone(), permits, sender)).abort_handle();
-        Ok((Self { shared, task }, Incoming(incoming)))
+        (Self { shared, task }, Incoming(incoming))
     }
 
     /// Where it listens, with the port it got.
@@ -172,7 +187,41 @@ impl Listener {
         &self.shared.address
     }
 
-    /// Options for connections accepted from now on. They are tried on the listening socket.
+    /// Gives a fed listener a duplicate of a connected stream socket that was accepted elsewhere;
+    /// what follows is as if it had been accepted here. The future ends when it has got a place among
+    /// the pending connections, or with an error of kind [`Kind::Closed`] when the listener closes
+    /// before; the connection goes its way whether or not that is awaited. An error now if the
+    /// descriptor is no such socket, if the listener is closed, or if as many as its backlog wait
+    /// already ([`Errno::AGAIN`]).
+    pub fn feed(
+        &self,
+        fd: BorrowedFd<'_>,
+        peer: Address,
+    ) -> Result<impl Future<Output = Result<(), Error>> + Send + use<>, Error> {
+        let Shared {
+            transport, address, ..
+        } = &*self.shared;
+        let what = format!("cannot accept {peer} on {} {address}", transport.name());
+        let socket = outside::duplicate(fd).map_err(|error| error.during(&what))?;
+        let offered = match &*lock(&self.shared.source) {
+            None => return Err(closed()),
+            Some(source) => source.offer(socket, peer),
+        };
+        let taken = offered.map_err(|refused| match refused {
+            Refused::NotFed => Error::new(
+                Kind::BadOption,
+                format!("{what}: the listener accepts by itself"),
+            ),
+            Refused::Full => Error::new(
+                Kind::Os(Errno::AGAIN),
+                format!("{what}: too many wait already; wait for the answer to each (eagain)"),
+            ),
+        })?;
+        Ok(async { taken.await.map_err(|_| closed()) })
+    }
+
+    /// Options for connections accepted from now on. They are tried on the listening socket, if
+    /// there is one.
     pub fn set_options(&self, options: SocketOpts) -> Result<(), Error> {
         let Shared {
             transport, address, ..
@@ -183,12 +232,13 @@ impl Listener {
                 transport.name()
             )
         };
-        match &*lock(&self.shared.socket) {
-            None => return Err(Error::new(Kind::Closed, "the listener is closed")),
-            Some(socket) => {
+        match &*lock(&self.shared.source) {
+            None => return Err(closed()),
+            Some(Source::Socket(socket)) => {
                 let tried = transport.tune(socket.get_ref(), &options);
                 tried.map_err(|error| Error::os(what(), &error))?;
             }
+            Some(Source::Fed { .. }) => {}
         }
         *lock(&self.shared.socket_opts) = options;
         Ok(())
@@ -208,15 +258,16 @@ impl Listener {
 
     /// Whether it has been closed.
     pub fn is_closed(&self) -> bool {
-        lock(&self.shared.socket).is_none()
+        lock(&self.shared.source).is_none()
     }
 
     /// Closes the socket and removes its path before it returns. Connections whose handshake is under
-    /// way, TLS's or the distribution's, are closed; detached ones live on. Closing again does nothing.
+    /// way, TLS's or the distribution's, are closed, and fed ones that wait; detached ones live on.
+    /// Closing again does nothing.
     pub fn close(&self) {
-        let socket = lock(&self.shared.socket).take();
-        if let Some(socket) = socket {
-            drop(socket);
+        let source = lock(&self.shared.source).take();
+        if let Some(source) = source {
+            drop(source);
             self.shared.transport.unbind(&self.shared.address);
             self.task.abort();
             self.shared.closed.send_replace(true);
@@ -228,6 +279,32 @@ impl Drop for Listener {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// Whether these options can work on this transport, at this address.
+fn check(
+    transport: &dyn Transport,
+    address: &Address,
+    options: &ListenOptions,
+) -> Result<Side, Error> {
+    let side = Side::Accept {
+        tls: options.tls.clone(),
+    };
+    transport.check(&side)?;
+    if !options.allow.fits(address) {
+        let sentence = format!(
+            "cannot listen on {} {address}: allow is {}, but there peers are told by {}",
+            transport.name(),
+            options.allow,
+            match address {
+                Address::Ip(_) => "their address",
+                Address::Local(_) => "their user",
+                Address::Opaque(_) => "what only the transport understands",
+            }
+        );
+        return Err(Error::new(Kind::BadOption, sentence));
+    }
+    Ok(side)
 }
 
 async fn accept_loop(
@@ -243,7 +320,8 @@ async fn accept_loop(
         };
         match std::future::poll_fn(|cx| shared.poll_accept(cx)).await {
             None => return,
-            Some(Ok((socket, peer))) => {
+            Some(Ok(arrival)) => {
+                let (socket, peer) = arrival.take();
                 if let Err(stranger) = shared.allow.check(shared.transport, &socket, &peer) {
                     drop(socket);
                     shared.refuse(&stranger);
@@ -301,7 +379,7 @@ async fn handshake(
     shared: Arc<Shared>,
     place: Place,
     socket: Socket,
-    peer: SockAddr,
+    peer: Address,
     accepted: mpsc::UnboundedSender<Accepted>,
 ) {
     let transport = shared.transport;
@@ -310,7 +388,6 @@ async fn handshake(
     let deadline = start + shared.setup_time;
     let mut closed = shared.closed.subscribe();
     let connect = async move {
-        let peer = Address::from_kernel(&peer);
         let options = lock(&shared.socket_opts).clone();
         let prepare = || {
             socket.set_nonblocking(true)?;
@@ -349,19 +426,10 @@ async fn handshake(
 
 impl Shared {
     /// `None` once the listener is closed.
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<Option<io::Result<(Socket, SockAddr)>>> {
-        let guard = lock(&self.socket);
-        let Some(socket) = &*guard else {
-            return Poll::Ready(None);
-        };
-        loop {
-            let mut ready = match ready!(socket.poll_read_ready(cx)) {
-                Ok(ready) => ready,
-                Err(error) => return Poll::Ready(Some(Err(error))),
-            };
-            if let Ok(result) = ready.try_io(|socket| socket.get_ref().accept()) {
-                return Poll::Ready(Some(result));
-            }
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Arrival>>> {
+        match &mut *lock(&self.source) {
+            None => Poll::Ready(None),
+            Some(source) => source.poll_accept(cx).map(Some),
         }
     }
 
@@ -420,6 +488,10 @@ impl Shared {
     fn set_error(&self, sentence: String) {
         *lock(&self.last_error) = Some(sentence);
     }
+}
+
+fn closed() -> Error {
+    Error::new(Kind::Closed, "the listener is closed")
 }
 
 /// A panic elsewhere leaves these values whole.

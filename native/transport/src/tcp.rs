@@ -122,5 +122,9 @@ fn ip(name: &str, address: &Address) -> Result<SocketAddr, Error> {
             Kind::BadOption,
             format!("{name} needs an IP address, not the path {address}"),
         )),
+        Address::Opaque(_) => Err(Error::new(
+            Kind::BadOption,
+            format!("{name} needs an IP address, not {address}, which is another transport's"),
+        )),
     }
 }

@@ -121,9 +121,9 @@ fn parse_name(name: &str) -> Result<ServerName<'static>, Error> {
 fn name_of(peer: &Address) -> Result<ServerName<'static>, Error> {
     match peer {
         Address::Ip(ip) => Ok(ServerName::from(ip.ip())),
-        Address::Local(_) => Err(Error::new(
+        Address::Local(_) | Address::Opaque(_) => Err(Error::new(
             Kind::BadOption,
-            "TLS over a path needs a server name",
+            "TLS with a peer that has no IP address needs a server name",
         )),
     }
 }

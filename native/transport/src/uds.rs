@@ -78,13 +78,18 @@ impl Transport for Uds {
     }
 
     fn credentials(&self, socket: &Socket) -> Option<Credentials> {
-        let peer = rustix::net::sockopt::socket_peercred(socket).ok()?;
-        Some(Credentials {
-            uid: peer.uid.as_raw(),
-            gid: peer.gid.as_raw(),
-            pid: peer.pid.as_raw_pid(),
-        })
+        credentials(socket)
     }
+}
+
+/// Who made the other end of a Unix domain socket.
+pub(crate) fn credentials(socket: &Socket) -> Option<Credentials> {
+    let peer = rustix::net::sockopt::socket_peercred(socket).ok()?;
+    Some(Credentials {
+        uid: peer.uid.as_raw(),
+        gid: peer.gid.as_raw(),
+        pid: peer.pid.as_raw_pid(),
+    })
 }
 
 /// What is behind a path.
@@ -156,6 +161,7 @@ fn checked_path(address: &Address) -> Result<&Path, Error> {
         (Address::Local(bytes), _) if bytes.contains(&0) => bad("the path contains a NUL byte"),
         (_, Some(path)) if path.is_absolute() => Ok(path),
         (_, Some(_)) => bad("the path must be absolute"),
+        (Address::Opaque(_), _) => bad("uds needs a path, not another transport's address"),
         (_, None) => bad("uds needs a path, not an IP address"),
     }
 }

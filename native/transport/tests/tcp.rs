@@ -10,7 +10,7 @@ use support::{soon, tcp4, tcp6, uds};
 fn port(listener: &Listener) -> u16 {
     match listener.address() {
         Address::Ip(ip) => ip.port(),
-        Address::Local(_) => unreachable!("it is TCP"),
+        _ => unreachable!("it is TCP"),
     }
 }
 
@@ -67,7 +67,13 @@ async fn options_reach_both_ends_and_nodelay_is_the_default() {
 #[tokio::test]
 async fn an_address_of_the_wrong_sort_is_a_bad_option() {
     let (tcp, uds) = (tcp4(), uds());
-    for (place, address) in [(&tcp, &uds.address), (&uds, &tcp.address)] {
+    let opaque = Address::Opaque(b"7".to_vec());
+    for (place, address) in [
+        (&tcp, &uds.address),
+        (&uds, &tcp.address),
+        (&tcp, &opaque),
+        (&uds, &opaque),
+    ] {
         let error = dial(place.transport, address.clone(), place.dial.clone()).unwrap_err();
         assert_eq!(error.kind(), Kind::BadOption, "{error}");
     }
