@@ -80,6 +80,9 @@ address(Node, Transport) -> hd(addresses(listener(Node, Transport))).
 
 all_addresses(Node) -> lists:append([addresses(Listener) || Listener <- listeners(Node)]).
 
+%% One address is dialled and no second one beside it, however busy this machine is.
+patient(Transports) -> [{any, #{transports => Transports, stagger => 5000}}].
+
 name(#{node := Node}) -> hd(string:split(atom_to_list(Node), "@")).
 
 %%
@@ -168,7 +171,7 @@ mode(Path) ->
 
 accepted_connections_are_counted(Config) ->
     doc("listeners/0 counts the connections that each socket accepted"),
-    [Us, Them] = polydist_node:start_all(lab(Config), [#{}, #{force => [tls]}]),
+    [Us, Them] = polydist_node:start_all(lab(Config), [#{}, #{policy => patient([tls])}]),
     #{accepted := 0} = listener(Us, tls),
     polydist_node:connect(Them, Us),
     #{accepted := 1} = listener(Us, tls),
@@ -471,7 +474,7 @@ a_wrong_cookie_is_refused(Config) ->
     doc("Over every transport: pang, and the connection is gone on both sides"),
     Lab = lab(Config),
     #{node := B} = Them = polydist_node:start(Lab),
-    Strangers = polydist_node:start_all(Lab, [#{force => [Transport], cookie => "wrong"} || Transport <- [tcp, tcp6, tls, uds]]),
+    Strangers = polydist_node:start_all(Lab, [#{policy => patient([Each]), cookie => "wrong"} || Each <- [tcp, tcp6, tls, uds]]),
     [begin
         pang = call(Stranger, net_adm, ping, [B]),
         [] = call(Stranger, polydist, connections, [])
