@@ -41,6 +41,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use smallvec::SmallVec;
 
 use inbox::Inbox;
@@ -362,10 +363,13 @@ impl<B, P> fmt::Debug for Channel<B, P> {
     }
 }
 
-/// One vectored write. A descriptor that takes nothing now has taken 0 bytes.
+/// One vectored write, which never blocks, whatever the socket is set to: of one that came from
+/// elsewhere somebody else may have a duplicate, which shares the setting. A socket that takes
+/// nothing now has taken 0 bytes.
 fn write(fd: BorrowedFd<'_>, slices: &[IoSlice<'_>], stats: &Stats) -> io::Result<usize> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     loop {
-        let written = rustix::io::writev(fd, slices);
+        let written = sendmsg(fd, slices, &mut SendAncillaryBuffer::default(), flags);
         stats.write(written.unwrap_or(0));
         match written {
             Ok(written) => return Ok(written),

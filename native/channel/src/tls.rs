@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::io::{self, BufRead, IoSlice, Read, Write};
 use std::os::fd::BorrowedFd;
 
+use rustix::io::retry_on_intr;
+use rustix::net::{RecvFlags, recv};
 use rustls::Connection;
 use smallvec::SmallVec;
 
@@ -170,7 +172,9 @@ struct Descriptor<'a> {
 
 impl Read for Descriptor<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = rustix::io::retry_on_intr(|| rustix::io::read(self.fd, &mut *buffer));
+        // Never blocks, as crate::write.
+        let read = retry_on_intr(|| recv(self.fd, &mut *buffer, RecvFlags::DONTWAIT));
+        let read = read.map(|(count, _)| count);
         self.stats.read(read.unwrap_or(0));
         Ok(read?)
     }

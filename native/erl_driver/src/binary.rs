@@ -102,12 +102,14 @@ impl BinaryBuf {
         count
     }
 
-    /// Reads from `fd` once, at most until the buffer is full. `Ok(0)` is the end of the stream.
+    /// Reads from the socket `fd` once, at most until the buffer is full; never blocks, whatever the
+    /// socket is set to. `Ok(0)` is the end of the stream.
     pub fn read_from(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
         // SAFETY: the kernel writes at most `capacity - len` bytes, all inside the binary.
         let count = unsafe {
             let end = self.binary.bytes().add(self.len);
-            libc::read(fd.as_raw_fd(), end.cast(), self.capacity - self.len)
+            let space = self.capacity - self.len;
+            libc::recv(fd.as_raw_fd(), end.cast(), space, libc::MSG_DONTWAIT)
         };
         // A negative count is an error; errno says which.
         let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;

@@ -1,11 +1,12 @@
 //! Byte streams: any stream socket under tokio, and TLS over one.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use polydist_channel::Stats;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
 use socket2::Socket;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -60,7 +61,12 @@ impl AsyncRead for Stream {
         loop {
             let mut ready = ready!(self.fd.poll_read_ready(cx))?;
             let unfilled = buf.initialize_unfilled();
-            if let Ok(result) = ready.try_io(|fd| fd.get_ref().read(unfilled)) {
+            // Never blocks, whatever the socket is set to: see polydist-channel's write.
+            let read = |fd: &AsyncFd<Socket>| {
+                let (count, _) = recv(fd, &mut *unfilled, RecvFlags::DONTWAIT)?;
+                Ok(count)
+            };
+            if let Ok(result) = ready.try_io(read) {
                 self.stats.read(*result.as_ref().unwrap_or(&0));
                 return Poll::Ready(result.map(|len| buf.advance(len)));
             }
@@ -84,7 +90,12 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         loop {
             let mut ready = ready!(self.fd.poll_write_ready(cx))?;
-            if let Ok(result) = ready.try_io(|fd| fd.get_ref().write_vectored(slices)) {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            let write = |fd: &AsyncFd<Socket>| {
+                let written = sendmsg(fd, slices, &mut SendAncillaryBuffer::default(), flags)?;
+                Ok(written)
+            };
+            if let Ok(result) = ready.try_io(write) {
                 self.stats.write(*result.as_ref().unwrap_or(&0));
                 return Poll::Ready(result);
             }
