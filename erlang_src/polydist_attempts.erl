@@ -202,8 +202,8 @@ why(#{dialled := Dialled}, Reason) ->
 why(_, Reason) ->
     {ended, polydist_log:text("the attempt was ended: ~0tP", [Reason, 20])}.
 
-text({Transport, {local, Path}}) -> [atom_to_list(Transport), " ", Path];
-text({Transport, {Ip, Port}}) -> [atom_to_list(Transport), " ", inet:ntoa(Ip), " port ", integer_to_list(Port)].
+text({Transport, Address}) ->
+    [atom_to_list(Transport), " ", polydist_address:text(Transport, Address)].
 
 %% A peer that is not there is daily life; a certificate that is not accepted, or a policy that forbids, wants somebody to look.
 level(Kind, Attempt) ->

@@ -4,8 +4,8 @@
 %%% it is; polydist_listeners opens the sockets of all of them when the first is asked to listen, and polydist_connection
 %%% chooses the transport of a connection, whichever carrier net_kernel picked for it: net_kernel has no second try.
 %%%
-%%% To add a transport: transports/0, family/1 and protocol/1 here, polydist_place and polydist_sockets, a carrier module, and
-%%% a file in native/transport.
+%%% To add a transport to polydist: native/0 and family/1 here, polydist_place and polydist_sockets, a carrier module, and
+%%% a file in native/transport. To add one from outside of polydist: doc/transports.md.
 -module(polydist_carrier).
 
 -include_lib("kernel/include/net_address.hrl").
@@ -14,7 +14,7 @@
 -export([childspecs/1, listen/3, accept/1, accept_connection/5, setup/5, select/1, close/1, address/2, setopts/2, getopts/2]).
 
 %% for the rest of polydist
--export([transports/0, net_address/3, host/0, take_up/2]).
+-export([transports/0, outside/0, is_outside/1, named/1, transport/1, implementation/1, net_address/3, host/0, take_up/2]).
 
 %% internal, exported for spawn
 -export([accept_loop/3]).
@@ -59,21 +59,69 @@
 -callback setopts(handle(), [term()]) -> ok | {error, term()}.
 -callback getopts(handle(), [term()]) -> {ok, [term()]} | {error, term()}.
 
-%% @doc All transports there are. A carrier's name is its transport's with `polydist_' before it.
+%% The transport that this carrier is for; what else is in -proto_dist has no such function.
+-callback polydist() -> polydist_native:transport().
+
+%% @doc All transports there are: those of polydist, and those from outside that are on the command line.
 -spec transports() -> [polydist_native:transport()].
 transports() ->
+    native() ++ outside().
+
+native() ->
     [tcp, tcp6, tls, uds].
 
-%% net_kernel finds the carrier of an accepted connection by this and the protocol, `polydist_Transport'.
+%% @doc The transports from outside that this node's command line names.
+-spec outside() -> [polydist_native:transport()].
+outside() ->
+    case init:get_argument(proto_dist) of
+        {ok, [Names | _]} -> [T || Name <- Names, {ok, T} <- [named(Name)], is_outside(T)];
+        error -> []
+    end.
+
+%% @doc Whether a transport is from outside.
+-spec is_outside(polydist_native:transport()) -> boolean().
+is_outside(Transport) ->
+    not lists:member(Transport, native()).
+
+%% @doc The transport that a name in `-proto_dist' stands for, if its carrier is one of ours.
+-spec named(Name :: string()) -> {ok, polydist_native:transport()} | error.
+named(Name) ->
+    Carrier = list_to_atom(Name ++ "_dist"), % net_kernel makes the same
+    case code:ensure_loaded(Carrier) of
+        {module, Carrier} ->
+            case erlang:function_exported(Carrier, polydist, 0) of
+                true -> {ok, transport(Carrier)};
+                false -> error
+            end;
+        {error, _} -> error
+    end.
+
+%% @doc The transport of a carrier module: a carrier of polydist's own is called polydist_Transport_dist, another Transport_dist.
+-spec transport(module()) -> polydist_native:transport().
+transport(Carrier) ->
+    Name = lists:droplast(string:split(atom_to_list(Carrier), "_dist", trailing)),
+    case lists:append(Name) of
+        "polydist_" ++ Transport -> list_to_atom(Transport);
+        Transport -> list_to_atom(Transport)
+    end.
+
+%% @doc The module that implements a transport from outside.
+-spec implementation(polydist_native:transport()) -> module().
+implementation(Transport) ->
+    list_to_atom(atom_to_list(Transport) ++ "_transport").
+
+%% net_kernel finds the carrier of an accepted connection by this and the protocol, which is the carrier's name.
 family(tcp) -> inet;
 family(tcp6) -> inet6;
 family(tls) -> inet;
-family(uds) -> local.
+family(uds) -> local;
+family(Outside) -> Outside.
 
 protocol(tcp) -> polydist_tcp;
 protocol(tcp6) -> polydist_tcp6;
 protocol(tls) -> polydist_tls;
-protocol(uds) -> polydist_uds.
+protocol(uds) -> polydist_uds;
+protocol(Outside) -> Outside.
 
 %% @doc How net_kernel names an address.
 -spec net_address(polydist_native:transport(), Address :: term(), Host :: string() | undefined) -> net_address().
@@ -190,7 +238,7 @@ select(Node) ->
 %% @doc Closes the sockets of a carrier.
 -spec close(handle() | undefined) -> ok.
 close({polydist, Carrier}) ->
-    lists:foreach(fun polydist_native:close_listener/1, polydist_listeners:sockets(Carrier));
+    lists:foreach(fun polydist_sockets:close/1, polydist_listeners:sockets(Carrier));
 close(_) -> % net_kernel has no socket for a carrier that does not listen
     ok.
 

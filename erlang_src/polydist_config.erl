@@ -135,11 +135,11 @@ printable(Key) -> io_lib:format("~0p", [Key]).
 invalid(Format, Args) ->
     throw({invalid, polydist_log:text(Format, Args)}).
 
-%% @doc Our transports on this node's command line, in its order.
+%% @doc Our transports and those from outside on this node's command line, in its order.
 -spec carriers() -> [polydist_native:transport()].
 carriers() ->
     case init:get_argument(proto_dist) of
-        {ok, [Names | _]} -> [T || "polydist_" ++ Name <- Names, T <- polydist_carrier:transports(), atom_to_list(T) =:= Name];
+        {ok, [Names | _]} -> [T || Name <- Names, {ok, T} <- [polydist_carrier:named(Name)]];
         error -> []
     end.
 

@@ -193,16 +193,13 @@ ended(#{direction := in, info := #{transport := Transport, peer := Peer}}, _, {K
                 true -> info;
                 false -> warning
             end,
-    polydist_log:say(Level, "handshake over ~p with ~ts: ~ts", [Transport, text(Peer), Sentence]);
+    polydist_log:say(Level, "handshake over ~p with ~ts: ~ts", [Transport, polydist_address:text(Transport, Peer), Sentence]);
 ended(#{node := Node, info := #{transport := Transport}}, Last, {Kind, Sentence}) ->
     Hint = case {Last, Kind} of
                {expecting_acknowledgement, closed} -> " after our answer to its challenge; have both nodes the same cookie?";
                _ -> ""
            end,
     polydist_attempts:note(Node, #{reason => {Kind, polydist_log:text("~p: ~ts~ts", [Transport, Sentence, Hint])}}).
-
-text({local, Path}) -> Path;
-text({Ip, Port}) -> [inet:ntoa(Ip), " port ", integer_to_list(Port)].
 
 getll({Conn, Port}, SetupTime) ->
     Ref = case erase(?MODULE) of

@@ -15,7 +15,8 @@
 -type result() :: {ok, polydist_native:conn(), polydist_native:info(), polydist_policy:candidate(), [attempt()]}
                 | {error, [attempt()]}.
 
--type running() :: #{reference() => {polydist_native:conn(), polydist_policy:candidate(), Start :: integer()}}.
+-type running() :: #{reference() => {dial(), polydist_policy:candidate(), Start :: integer()}}.
+-type dial() :: polydist_native:conn() | polydist_outside:dial().
 
 %% How much longer than its timeout the library may take to say that it ran out.
 -define(GRACE, 1000).
@@ -48,7 +49,7 @@ race(#{waiting := Waiting, running := Running, next := Next, deadline := Deadlin
 start(#{transport := Transport, address := Address, settings := #{stagger := Stagger}} = Candidate, #{running := Running} = Race) ->
     Now = now_ms(),
     case dial(Transport, Address, options(Candidate, Race)) of
-        {ok, Ref, Conn} -> race(Race#{running := Running#{Ref => {Conn, Candidate, Now}}, next := Now + Stagger});
+        {ok, Ref, Dial} -> race(Race#{running := Running#{Ref => {Dial, Candidate, Now}}, next := Now + Stagger});
         {error, Reason} -> race(done(Candidate, Now, failed, Reason, Race#{next := Now}))
     end.
 
@@ -56,8 +57,12 @@ dial(_, _, {error, _} = Error) ->
     Error;
 dial(Transport, Address, Options) ->
     Ref = make_ref(),
-    case polydist_native:dial(Transport, Address, Options, Ref) of
-        {ok, Conn} -> {ok, Ref, Conn};
+    Started = case polydist_carrier:is_outside(Transport) of
+                  true -> polydist_outside:dial(Transport, Address, Options, Ref);
+                  false -> polydist_native:dial(Transport, Address, Options, Ref)
+              end,
+    case Started of
+        {ok, Dial} -> {ok, Ref, Dial};
         Error -> Error
     end.
 
@@ -76,21 +81,29 @@ options(#{transport := Transport, settings := #{socket := OfRule} = Settings}, #
     end.
 
 answered({{Conn, Candidate, Start}, Running}, {connected, Info}, Race) ->
-    Won = done(Candidate, Start, connected, none, Race#{running := Running}),
-    {ok, Conn, Info, Candidate, finished(cancelled, none, Won)};
-answered({{Conn, Candidate, Start}, Running}, {error, Reason}, Race) ->
-    ok = polydist_native:close(Conn),
+    won(Conn, Info, Candidate, Start, Race#{running := Running});
+answered({{Dial, Candidate, Start}, Running}, {connected, Conn, Info}, Race) ->
+    ok = polydist_outside:stop(Dial),
+    won(Conn, Info, Candidate, Start, Race#{running := Running});
+answered({{Dial, Candidate, Start}, Running}, {error, Reason}, Race) ->
+    ok = close(Dial),
     race(done(Candidate, Start, failed, Reason, Race#{running := Running, next := now_ms()})).
+
+won(Conn, Info, Candidate, Start, Race) ->
+    {ok, Conn, Info, Candidate, finished(cancelled, none, done(Candidate, Start, connected, none, Race))}.
 
 %% Ends what is still under way. Each owes an answer, which must not be found in the mailbox later.
 -spec finished(cancelled | failed, none | {atom(), binary()}, #{running := running(), _ => _}) -> [attempt()].
 finished(Outcome, Reason, #{running := Running} = Race) ->
     All = maps:to_list(Running),
-    lists:foreach(fun({_, {Conn, _, _}}) -> polydist_native:close(Conn) end, All),
-    lists:foreach(fun({Ref, _}) -> polydist_native:await(Ref, ?GRACE) end, All),
+    lists:foreach(fun({_, {Dial, _, _}}) -> close(Dial) end, All),
+    lists:foreach(fun({Ref, {Dial, _, _}}) -> is_reference(Dial) andalso polydist_native:await(Ref, ?GRACE) end, All),
     End = fun({_, {_, Candidate, Start}}, Each) -> done(Candidate, Start, Outcome, Reason, Each) end,
     #{done := Done} = lists:foldl(End, Race, All),
     lists:sort(fun(#{'after' := A}, #{'after' := B}) -> A =< B end, lists:reverse(Done)).
+
+close(Conn) when is_reference(Conn) -> polydist_native:close(Conn);
+close(Dial) -> polydist_outside:stop(Dial).
 
 done(#{transport := Transport, address := Address}, Started, Outcome, Reason, #{start := Start, done := Done} = Race) ->
     Attempt = #{transport => Transport, address => Address, outcome => Outcome, 'after' => Started - Start,

@@ -12,7 +12,7 @@ connection(none) ->
     line(1, "is not connected over polydist.", []);
 connection(#{transport := Transport, peer := Peer, since := Since, direction := Direction, rule := Rule, ticktime := Ticktime,
              handshake_time := Time, tls := Tls, last_error := Trouble} = Connection) ->
-    [line(1, "is connected over ~p, ~ts, since ~ts.", [Transport, address(Peer), time(Since)]),
+    [line(1, "is connected over ~p, ~ts, since ~ts.", [Transport, polydist_address:text(Transport, Peer), time(Since)]),
      line(2, "~ts; the handshake took ~.1f ms", [opened(Direction), Time / 1000]),
      line(2, "~ts; ticktime: ~ts", [Rule, ticktime(Ticktime)]),
      [line(2, "~p, ~ts", [Version, Cipher]) || #{version := Version, cipher := Cipher} <- [Tls]],
@@ -40,20 +40,19 @@ plan(#{registries := Registries, same_host := SameHost, candidates := Candidates
     [[line(2, "~p said after ~p ms: ~ts", [Registry, Time, answer(Answer)])
       || #{registry := Registry, time := Time, answer := Answer} <- Registries],
      [line(2, "it is on this host", []) || SameHost],
-     [line(2, "~p. ~p ~ts, by ~ts", [Number, Transport, address(Address), Why])
+     [line(2, "~p. ~p ~ts, by ~ts", [Number, Transport, polydist_address:text(Transport, Address), Why])
       || {Number, #{transport := Transport, address := Address, why := Why}} <- lists:enumerate(Candidates)],
      [line(2, "not ~p: ~ts", [Transport, Why]) || {Transport, Why} <- Skipped]].
 
 answer({record, []}) -> "a record without any endpoint that this node knows";
 answer({record, Endpoints}) ->
-    lists:join(", ", [[atom_to_list(Transport), " ", where(Where)] || {Transport, Where} <- Endpoints]);
+    lists:join(", ", [[atom_to_list(Transport), " ", where(Transport, Where)] || {Transport, Where} <- Endpoints]);
 answer({port, Port}) -> polydist_log:text("port ~p and no record, as stock nodes register", [Port]);
 answer({error, {_, Sentence}}) -> Sentence.
 
-where({any4, Port}) -> polydist_log:text("port ~p on its IPv4 addresses", [Port]);
-where({any6, Port}) -> polydist_log:text("port ~p on its IPv6 addresses", [Port]);
-where({opaque, _}) -> "somewhere";
-where(Address) -> address(Address).
+where(_, {any4, Port}) -> polydist_log:text("port ~p on its IPv4 addresses", [Port]);
+where(_, {any6, Port}) -> polydist_log:text("port ~p on its IPv6 addresses", [Port]);
+where(Transport, Where) -> polydist_address:text(Transport, Where).
 
 last(none) ->
     line(1, "This node has not tried to connect to it.", []);
@@ -75,15 +74,8 @@ attempt(#{transport := Transport, address := Address, outcome := Outcome, 'after
                  #{reason := {_, Sentence}} -> [": ", Sentence];
                  _ -> ""
              end,
-    line(2, "~p ms: ~p ~ts ~p after ~p ms~ts", [After, Transport, address(Address), Outcome, Time, Result]).
-
-address({local, Path}) ->
-    case unicode:characters_to_list(Path) of
-        Text when is_list(Text) -> Text;
-        _ -> io_lib:format("~0p", [Path])
-    end;
-address({Ip, Port}) ->
-    [inet:ntoa(Ip), " port ", integer_to_list(Port)].
+    line(2, "~p ms: ~p ~ts ~p after ~p ms~ts",
+         [After, Transport, polydist_address:text(Transport, Address), Outcome, Time, Result]).
 
 amount(Bytes) when Bytes < 10000 -> io_lib:format("~p bytes", [Bytes]);
 amount(Bytes) when Bytes < 10000000 -> io_lib:format("~p kB", [Bytes div 1000]);

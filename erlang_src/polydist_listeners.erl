@@ -153,6 +153,7 @@ recovered() ->
     Closing = [Result || [#{state := closing} = Result] <- polydist_sup:match({{listener, '_'}, '$1'})],
     lists:foreach(fun forget/1, Closing),
     lists:foreach(fun offer/1, listening()),
+    _ = [polydist_outside:watch(Socket) || #{listeners := Sockets} <- listening(), Socket <- Sockets],
     State = lists:foldl(fun try_later/2, #{}, results()),
     self() ! announce,
     State.
@@ -262,8 +263,23 @@ handle_info({timeout, Timer, {retry, Id}}, State) when map_get(Id, State) =:= Ti
 handle_info(announce, State) ->
     announce(),
     {noreply, State};
+handle_info({{polydist_outside, Socket}, _, process, _, _}, State) ->
+    case id(Socket) of
+        {ok, Id} -> {noreply, lost(polydist_sup:lookup({listener, Id}), State)};
+        error -> {noreply, State} % it was closed
+    end;
 handle_info(_, State) ->
     {noreply, State}.
+
+%% The process of a transport from outside is gone, and with it the socket that listened.
+lost({ok, #{id := Id, transport := Transport} = Result}, State) ->
+    forget(Result),
+    Sentence = polydist_log:text("the process that had the socket of ~p was ended", [Transport]),
+    Lost = polydist_sockets:failed(Result#{listeners := [], addresses := [], attempts := 0}, {crashed, Sentence}),
+    log(Lost),
+    keep(Lost),
+    announce(),
+    try_later(Lost, not_again(Id, State)).
 
 tried(#{addresses := Addresses, reason := {_, Was}}, #{addresses := Addresses, reason := {_, Is}} = New) ->
     Was =:= Is orelse log(New),
@@ -301,7 +317,7 @@ terminate(_, _) -> % a crash: the sockets live on in the table
     ok.
 
 close(#{listeners := Listeners}) ->
-    lists:foreach(fun polydist_native:close_listener/1, Listeners).
+    lists:foreach(fun polydist_sockets:close/1, Listeners).
 
 log(#{transport := T, state := failed, reason := {_, Sentence}} = Result) ->
     polydist_log:say(error, "~p does not listen~ts: ~ts", [T, again(Result), Sentence]);
@@ -321,11 +337,7 @@ text(#{id := Id, transport := Transport, addresses := Addresses}) ->
                true -> io_lib:format("~0tp, ", [Id]);
                false -> ""
            end,
-    [Name, atom_to_list(Transport), [[" ", address_text(Address)] || Address <- Addresses]].
-
-address_text({local, Path}) -> Path;
-address_text({Ip, Port}) when tuple_size(Ip) =:= 4 -> [inet:ntoa(Ip), $:, integer_to_list(Port)];
-address_text({Ip, Port}) -> [$[, inet:ntoa(Ip), "]:", integer_to_list(Port)].
+    [Name, atom_to_list(Transport), [[" ", polydist_address:text(Transport, Address)] || Address <- Addresses]].
 
 %% Opens what is configured. tcp comes before tcp6, which wants its port number.
 boot(Carriers, Name, Host) ->

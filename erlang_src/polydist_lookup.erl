@@ -193,6 +193,7 @@ demoted(Node, {Candidates, Skipped}) ->
 settings(Node, Transport, Peer) ->
     Facts = case {Transport, Peer} of
                 {_, {local, _}} -> #{ip => none, same_host => true};
+                {_, {opaque, _}} -> #{ip => none, same_host => polydist_outside:reach(Transport) =:= host};
                 {_, {Ip, _}} -> #{ip => Ip, same_host => is_here(Ip, own_ips())}
             end,
     case polydist_listeners:config() of

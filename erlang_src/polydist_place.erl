@@ -3,6 +3,8 @@
 %%%   #{tcp | tcp6 | tls => #{ip => any | Address, port => N, ports => {Low, High}, allow => ["10.0.0.0/8", "fd00::1"]},
 %%%     uds => #{dir => Path, path => Path, mode => 8#600, allow => [Uid]}}
 %%%
+%%% A transport from outside has options of its own, which it checks itself; see doc/transports.md.
+%%%
 %%% Any of them may have a `name', an atom, and a list of such maps is as many listeners of one transport. `allow' says whose
 %%% connections are taken; without it everybody's are.
 -module(polydist_place).
@@ -14,7 +16,8 @@
 -type allow() :: [polydist_net:net()] | [Uid :: non_neg_integer()].
 -type place() :: #{name => atom(), allow => allow(),
                    ip => any | inet:ip_address(), ports => {inet:port_number(), inet:port_number()},
-                   dir => string(), path => binary(), mode => non_neg_integer()}.
+                   dir => string(), path => binary(), mode => non_neg_integer(),
+                   options => map()}. % of a transport from outside
 
 -define(MAX_UID, 16#fffffffe).
 
@@ -76,12 +79,21 @@ place(uds, Options) when is_map(Options) ->
     end;
 place(Transport, Options) when is_map(Options), Transport =:= tcp orelse Transport =:= tcp6 orelse Transport =:= tls ->
     maps:fold(fun(Key, Value, Place) -> inet_option(Transport, Key, Value, Place) end, #{}, Options);
+place(Transport, Options) when is_map(Options) ->
+    case lists:member(Transport, polydist_carrier:outside()) of
+        true -> outside(Options);
+        false -> no_place(Transport, Options)
+    end;
 place(Transport, Options) ->
     no_place(Transport, Options).
 
+outside(#{name := Name} = Options) -> #{name => name(Name), options => maps:remove(name, Options)};
+outside(Options) -> #{options => Options}.
+
 -spec no_place(term(), term()) -> no_return().
 no_place(Transport, Options) ->
-    invalid("nothing listens by ~0tp => ~0tp; there are tcp, tcp6, tls and uds, each with a map of options", [Transport, Options]).
+    Known = lists:join(", ", [atom_to_list(T) || T <- polydist_carrier:transports()]),
+    invalid("nothing listens by ~0tp => ~0tp; there are ~ts, each with a map of options", [Transport, Options, Known]).
 
 uds_option(name, Name) -> name(Name);
 uds_option(dir, Dir) when is_binary(Dir); is_list(Dir) ->

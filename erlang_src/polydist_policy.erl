@@ -7,7 +7,8 @@
 %%%
 %%% After the rules of the user come the default ones, which are also those of a node without a policy: on the same host uds, tls,
 %%% tcp6, tcp; on another host tls alone when this node runs the TLS carrier, else tcp6, tcp. So plain TCP to another host, where
-%%% TLS is on, needs a rule that says so.
+%%% TLS is on, needs a rule that says so. Transports from outside come last where plain TCP would do; one that does not leave this
+%%% host comes after uds.
 %%%
 %%% A peer that registered a record is dialled at the endpoints in it. A stock peer registered a port and nothing else: what that
 %%% port speaks is for the rule's `legacy' to say.
@@ -93,11 +94,13 @@ source(#{source := Source}) ->
 %% @doc The rules of a node without a policy, given the transports it runs.
 -spec default(Carriers :: [polydist_native:transport()]) -> policy().
 default(Carriers) ->
+    Outside = [T || T <- Carriers, polydist_carrier:is_outside(T)],
+    {Within, Beyond} = lists:partition(fun(T) -> polydist_outside:reach(T) =:= host end, Outside),
     Remote = case lists:member(tls, Carriers) of
                  true -> [tls];
-                 false -> [tcp6, tcp]
+                 false -> [tcp6, tcp] ++ Beyond
              end,
-    Source = [{same_host, #{transports => [uds, tls, tcp6, tcp]}}, {any, #{transports => Remote}}],
+    Source = [{same_host, #{transports => [uds] ++ Within ++ [tls, tcp6, tcp] ++ Beyond}}, {any, #{transports => Remote}}],
     {ok, #{rules := Rules} = Policy} = compile(Source),
     Names = [<<"the default for this host">>, <<"the default for other hosts">>],
     Policy#{rules := [Rule#{settings := Settings#{rule := Name}}
@@ -235,25 +238,37 @@ places({port, Port}, Registry, Peer) ->
     end.
 
 places(Transport, Where, Registry, #{node := Node} = Peer) ->
-    case takes(Transport, Where) andalso resolve(Where, Peer) of
+    case takes(Transport, Where) andalso resolve(Transport, Where, Peer) of
         false -> [{Transport, <<"the peer registered it at an address of a kind that it does not have">>}];
         {skip, Why} -> [{Transport, Why}];
         Addresses ->
             [#{transport => Transport, address => Address, registry => Registry,
-               facts => facts(Node, Address, Peer)} || Address <- Addresses]
+               facts => facts(Node, Transport, Address, Peer)} || Address <- Addresses]
     end.
 
-takes(_, {opaque, _}) -> true; % resolve/2 says more of it
+takes(_, {opaque, _}) -> true; % resolve/3 says more of it
 takes(uds, {Kind, _}) -> Kind =:= local;
 takes(_, {local, _}) -> false;
 takes(tcp, {Ip, _}) -> Ip =:= any4 orelse is_tuple(Ip) andalso tuple_size(Ip) =:= 4;
 takes(tcp6, {Ip, _}) -> Ip =:= any6 orelse is_tuple(Ip) andalso tuple_size(Ip) =:= 8;
 takes(_, _) -> true.
 
-facts(Node, {local, _}, _) -> #{node => Node, ip => none, same_host => true};
-facts(Node, {Ip, _}, #{same_host := SameHost}) -> #{node => Node, ip => Ip, same_host => SameHost}.
+facts(Node, _, {local, _}, _) -> #{node => Node, ip => none, same_host => true};
+facts(Node, Transport, {opaque, _}, #{same_host := SameHost}) ->
+    #{node => Node, ip => none, same_host => SameHost orelse polydist_outside:reach(Transport) =:= host};
+facts(Node, _, {Ip, _}, #{same_host := SameHost}) -> #{node => Node, ip => Ip, same_host => SameHost}.
 
-resolve({opaque, _}, _) -> {skip, <<"this version does not know that kind of address">>};
+resolve(Transport, {opaque, _} = Where, Peer) ->
+    case polydist_carrier:is_outside(Transport) of
+        true -> reached(polydist_outside:reach(Transport), Where, Peer);
+        false -> {skip, <<"this version does not know that kind of address">>}
+    end;
+resolve(Transport, Where, Peer) ->
+    (Transport =:= stock orelse not polydist_carrier:is_outside(Transport)) andalso resolve(Where, Peer).
+
+reached(host, _, #{same_machine := false}) -> {skip, <<"it does not reach another host">>};
+reached(_, Where, _) -> [Where].
+
 resolve({local, Path}, #{same_machine := true, uds_dirs := Dirs}) -> path(Path, Dirs);
 resolve({local, _}, _) -> {skip, <<"a Unix socket does not reach another host">>};
 resolve({_, 0}, _) -> {skip, <<"the peer registered port 0">>};

@@ -226,6 +226,7 @@ is_endpoint(_) ->
     false.
 
 is_where({local, Path}) -> is_binary(Path);
+is_where({opaque, Bytes}) -> is_binary(Bytes);
 is_where({Any, Port}) when Any =:= any4; Any =:= any6 -> is_port_number(Port);
 is_where({Ip, Port}) -> inet:is_ip_address(Ip) andalso is_port_number(Port);
 is_where(_) -> false.

@@ -2,7 +2,7 @@
 %%% polydist_listeners, at boot and later.
 -module(polydist_sockets).
 
--export([open/2, failed/2, legacy/2, uds_directories/1]).
+-export([open/2, close/1, failed/2, legacy/2, uds_directories/1]).
 
 -include_lib("kernel/include/file.hrl").
 
@@ -21,6 +21,12 @@ open(#{transport := uds, place := Place} = Result, _) ->
         {error, Reason} -> failed(Result, Reason)
     end;
 open(#{transport := Transport, place := Place, addresses := Addresses} = Result, Others) ->
+    case polydist_carrier:is_outside(Transport) of
+        true -> opened(Result, [polydist_outside:listen(Transport, Place, options(Place))]);
+        false -> open_inet(Transport, Place, Addresses, Result, Others)
+    end.
+
+open_inet(Transport, Place, Addresses, Result, Others) ->
     case {ips(Transport, Place), secured(Transport, options(Place))} of
         {{ok, Ips}, {ok, Options}} ->
             Missing = [Ip || Ip <- Ips, not lists:keymember(Ip, 1, Addresses)],
@@ -28,6 +34,12 @@ open(#{transport := Transport, place := Place, addresses := Addresses} = Result,
         {{error, Reason}, _} -> failed(Result, Reason);
         {_, {error, Reason}} -> failed(Result, Reason)
     end.
+
+%% @doc Closes one socket.
+-spec close(polydist_native:listener()) -> ok.
+close(Listener) ->
+    ok = polydist_native:close_listener(Listener),
+    polydist_outside:close(Listener).
 
 ports(#{place := #{ports := Ports}}) ->
     Ports;
