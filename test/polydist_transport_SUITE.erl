@@ -1,4 +1,4 @@
-%%% One node on four transports, and everything nodes do with each other over each of them, whichever side dials.
+%%% What every transport must do: everything nodes do with each other over it, whichever side dials.
 -module(polydist_transport_SUITE).
 
 -compile([export_all, nowarn_export_all]).
@@ -10,7 +10,8 @@ suite() -> [{timetrap, {minutes, 2}}].
 
 all() -> [{group, Group} || Group <- transports() ++ [choice]].
 
-transports() -> [tcp, tcp6, tls, uds].
+%% The last ones are from outside: test/outside.
+transports() -> [tcp, tcp6, tls, uds, abstract] ++ [vsock || polydist_ct:has_vsock()].
 
 groups() ->
     [{Transport, [], [{group, we_dial}, {group, they_dial}]} || Transport <- transports()] ++
@@ -65,7 +66,7 @@ init_per_group(choice, Config) ->
 init_per_group(Direction, Config) when Direction =:= we_dial; Direction =:= they_dial ->
     [{direction, Direction} | Config];
 init_per_group(Transport, Config) ->
-    Node = #{force => [Transport], owner => whereis(init), args => never()},
+    Node = (only(Transport))#{owner => whereis(init), args => never()},
     [Us, Them] = polydist_node:start_all(lab(Config), [Node#{name => "us"}, Node#{name => "them"}]),
     _ = [run(Each, fun() -> polydist_traffic:start_echo(echo) end) || Each <- [Us, Them]],
     [{transport, Transport}, {us, Us}, {them, Them} | Config].
@@ -73,6 +74,9 @@ init_per_group(Transport, Config) ->
 end_per_group(Group, Config) ->
     _ = [polydist_node:stop(proplists:get_value(Key, Config)) || lists:member(Group, transports()), Key <- [us, them]],
     ok.
+
+%% A node that has them all and dials by one.
+only(Transport) -> #{carriers => lists:usort([tcp, tcp6, tls, uds, Transport]), force => [Transport]}.
 
 %% Nobody dials but the test: global does as it likes after a disconnect.
 never() -> ["-kernel", "dist_auto_connect", "never"].
@@ -442,7 +446,7 @@ a_full_connection_to_a_frozen_node_ends_with_net_tick_timeout(Config) ->
 socket_options_can_be_read_and_set(Config) ->
     doc("net_kernel:getopts/2 and setopts/2 reach the connection's socket, and new ones through setopts(new, ..)"),
     {#{node := A} = Us, #{node := B} = Them} = pair(Config),
-    Option = case transport(Config) of uds -> sndbuf; _ -> nodelay end,
+    Option = case has_nodelay(transport(Config)) of true -> nodelay; false -> sndbuf end,
     Values = case Option of sndbuf -> [65536, 131072]; nodelay -> [false, true] end,
     run(Us, fun() ->
         [begin
@@ -484,10 +488,13 @@ net_kernel_knows_the_node(Config) ->
         true = lists:keymember(B, 1, Nodes)
     end).
 
+has_nodelay(Transport) -> lists:member(Transport, [tcp, tcp6, tls]).
+
 net_address(tcp) -> {inet, polydist_tcp};
 net_address(tcp6) -> {inet6, polydist_tcp6};
 net_address(tls) -> {inet, polydist_tls};
-net_address(uds) -> {local, polydist_uds}.
+net_address(uds) -> {local, polydist_uds};
+net_address(Outside) -> {Outside, Outside}.
 
 connections_shows_the_connection(Config) ->
     doc("polydist:connections/0: node, transport, direction, peer, since, what went in and out, and TLS's terms"),
@@ -513,6 +520,7 @@ is_peer(uds, in, Peer) -> Peer =/= undefined;
 is_peer(tcp, _, {{127, 0, 0, 1}, Port}) -> is_integer(Port);
 is_peer(tcp6, _, {{0, 0, 0, 0, 0, 0, 0, 1}, Port}) -> is_integer(Port);
 is_peer(tls, _, {Ip, Port}) -> is_tuple(Ip) andalso is_integer(Port);
+is_peer(_, _, {opaque, Bytes}) -> is_binary(Bytes);
 is_peer(_, _, _) -> false.
 
 is_tls(tls, #{version := 'tlsv1.3', cipher := <<"TLS_", _/binary>>}) -> true;
@@ -569,7 +577,7 @@ reason_of_end(Config, End, Args) ->
     end).
 
 own_pair(Config, Args) ->
-    Options = #{force => [transport(Config)], args => Args},
+    Options = (only(transport(Config)))#{args => Args},
     polydist_node:start_all(lab(Config), [Options, Options]).
 
 an_idle_connection_stays_up(Config) ->

@@ -11,12 +11,12 @@
 -export_type([handle/0, options/0]).
 
 -type handle() :: #{node := node(), peer := pid(), os_pid := string(), holder := pid()}.
--type transport() :: tcp | tcp6 | tls | uds.
+-type transport() :: tcp | tcp6 | tls | uds | atom().
 -type options() :: #{
     %% a prefix to be made unique; or exactly this
     name => string() | {exactly, string()} | none | dynamic,
     host => string(),
-    %% our carriers in command-line order; the default is all four
+    %% our carriers and those of test/outside in command-line order; the default is polydist's own
     carriers => [transport()],
     %% the only transports the node dials, or a whole policy
     force => [transport()],
@@ -136,7 +136,7 @@ arguments(Lab, Options) ->
 code_path(_, #{stock := _}) ->
     [];
 code_path(#{suite := Suite}, _) ->
-    Beams = ["polydist_epmd.beam", ?MODULE_STRING ".beam", atom_to_list(Suite) ++ ".beam"],
+    Beams = ["polydist_epmd.beam", ?MODULE_STRING ".beam", "abstract_dist.beam", atom_to_list(Suite) ++ ".beam"],
     lists:append([["-pa", filename:dirname(filename:absname(code:where_is_file(Beam)))] || Beam <- Beams]).
 
 distribution(_, #{stock := _, proto_dist := Proto}) ->
@@ -146,10 +146,17 @@ distribution(_, #{proto_dist := Proto} = Options) ->
 distribution(Lab, Options) ->
     Carriers = maps:get(carriers, Options, [tcp, tcp6, tls, uds]),
     epmd_module(maps:get(epmd_module, Options, "polydist_epmd")) ++
-        ["-proto_dist" | ["polydist_" ++ atom_to_list(Carrier) || Carrier <- Carriers]] ++
+        ["-proto_dist" | [carrier(Carrier) || Carrier <- Carriers]] ++
         optfile(maps:get(optfile, Options, maps:get(optfile, Lab))) ++
         policy(Options) ++
         lists:append([flag(Key, Value) || {Key, Value} <- maps:to_list(maps:get(config, Options, #{}))]).
+
+carrier(Transport) ->
+    Own = "polydist_" ++ atom_to_list(Transport),
+    case code:which(list_to_atom(Own ++ "_dist")) of
+        non_existing -> atom_to_list(Transport);
+        _ -> Own
+    end.
 
 epmd_module(Module) -> ["-epmd_module", Module].
 
