@@ -5,6 +5,7 @@
 %%%   #{"db*@*" => [{tls, 4370}],                       its host's own addresses
 %%%     "web@front" => [{tls, "10.0.0.7", 4371}, {tcp, "front.example", 4370}],
 %%%     "job@here" => [{uds, "/run/app/job.sock"}]}
+%%% A transport from outside has addresses of its own: {vsock, Address}.
 %%% A file is read again when it has changed. With a mistake in it, the content before stays, and a line in the log says where.
 -module(polydist_registry_static).
 -behaviour(polydist_registry).
@@ -14,7 +15,7 @@
 -include_lib("kernel/include/file.hrl").
 
 -type rule() :: {Glob :: string(), [endpoint()]}.
--type endpoint() :: {polydist_native:transport(), inet:port_number()} | {uds, Path :: binary()}
+-type endpoint() :: {polydist_native:transport(), inet:port_number() | {opaque, binary()}} | {uds, Path :: binary()}
                   | {polydist_native:transport(), Host :: string() | inet:ip_address(), inet:port_number()}.
 
 -define(LARGEST_FILE, 10000000).
@@ -46,16 +47,30 @@ endpoint(Glob, {uds, Path}) ->
         <<"/", _/binary>> = Binary -> {uds, Binary};
         _ -> invalid("~0tp has {uds, ~0tp}, which is no absolute path", [Glob, Path])
     end;
-endpoint(Glob, {Transport, Port} = Endpoint) when is_integer(Port) ->
+endpoint(Glob, {Transport, Address} = Endpoint) ->
+    case is_atom(Transport) andalso lists:member(Transport, polydist_carrier:outside()) of
+        true -> {Transport, {opaque, encoded(Glob, Transport, Address)}};
+        false -> inet(Glob, Endpoint)
+    end;
+endpoint(Glob, Endpoint) ->
+    inet(Glob, Endpoint).
+
+encoded(Glob, Transport, Address) ->
+    case polydist_outside:encode(Transport, Address) of
+        {ok, Bytes} -> Bytes;
+        {error, {_, Why}} -> invalid("~0tp has {~0p, ~0tP}: ~ts", [Glob, Transport, Address, 20, Why])
+    end.
+
+inet(Glob, {Transport, Port} = Endpoint) when is_integer(Port) ->
     is_inet(Transport, Port) orelse wrong(Glob, Endpoint),
     Endpoint;
-endpoint(Glob, {Transport, Host, Port} = Endpoint) ->
+inet(Glob, {Transport, Host, Port} = Endpoint) ->
     is_inet(Transport, Port) orelse wrong(Glob, Endpoint),
     case inet:is_ip_address(Host) of
         true -> Endpoint;
         false -> {Transport, text(Host), Port}
     end;
-endpoint(Glob, Other) -> wrong(Glob, Other).
+inet(Glob, Other) -> wrong(Glob, Other).
 
 is_inet(Transport, Port) ->
     Transport =/= uds andalso lists:member(Transport, polydist_carrier:transports())
@@ -88,6 +103,7 @@ place({file, Path}) -> [" in ", Path];
 place(_) -> "".
 
 resolved({uds, Path}) -> [{uds, {local, Path}}];
+resolved({Transport, {opaque, _} = Address}) -> [{Transport, Address}];
 resolved({tcp, Port}) -> [{tcp, {any4, Port}}];
 resolved({tcp6, Port}) -> [{tcp6, {any6, Port}}];
 resolved({Transport, Port}) -> [{Transport, {any4, Port}}, {Transport, {any6, Port}}];

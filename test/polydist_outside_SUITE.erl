@@ -18,6 +18,7 @@ groups() ->
         {together, [parallel], [
             the_page_shows_what_runs_here,
             nodes_with_nothing_else_meet,
+            an_address_can_be_written_down,
             it_comes_after_uds_by_default,
             another_host_is_not_reached,
             listeners_come_and_go,
@@ -113,6 +114,18 @@ nodes_with_nothing_else_meet(Config) ->
 net_address(Us, Node) ->
     {ok, Address} = call(Us, net_kernel, node_info, [Node, address]),
     Address.
+
+an_address_can_be_written_down(Config) ->
+    doc("The registry static takes the transport's own addresses, and says which it cannot"),
+    Options = #{carriers => [abstract], config => #{listen => #{abstract => #{socket => "written/down"}}}},
+    #{node := B} = Them = start(Config, Options),
+    Static = fun(Address) ->
+        #{carriers => [abstract], config => #{registries => [{static, #{atom_to_list(B) => [{abstract, Address}]}}]}}
+    end,
+    Us = start(Config, Static(<<"written/down">>)),
+    pong = ping(Us, Them),
+    {error, _, Printed} = polydist_node:boot(lab(Config), Static(here)),
+    ok = says(Printed, "abstract_transport:encode/1 returned here").
 
 it_comes_after_uds_by_default(Config) ->
     doc("Before the network's, and before what is from outside and for the network"),
