@@ -554,26 +554,27 @@ a_disconnected_node_is_down_with_reason_disconnect(Config) ->
 
 a_halted_node_is_down_with_reason_connection_closed(Config) ->
     doc("erlang:halt/0 on the other node"),
-    connection_closed = reason_of_end(Config, fun(B, _) -> erpc:cast(B, erlang, halt, []) end, []).
+    {connection_closed, _} = end_of_node(Config, fun(B, _) -> erpc:cast(B, erlang, halt, []) end, []).
 
 a_killed_node_is_down_with_reason_connection_closed(Config) ->
     doc("kill -9 of the other node"),
-    connection_closed = reason_of_end(Config, fun(_, OsPid) -> os:cmd("kill -9 " ++ OsPid) end, []).
+    {connection_closed, _} = end_of_node(Config, fun(_, OsPid) -> os:cmd("kill -9 " ++ OsPid) end, []).
 
 a_frozen_node_is_down_with_reason_net_tick_timeout(Config) ->
     doc("A node that is stopped goes down in the time stock takes: (3/4 to 5/4) net_ticktime"),
-    Started = erlang:monotonic_time(millisecond),
     Freeze = fun(_, OsPid) -> os:cmd("kill -STOP " ++ OsPid) end,
-    net_tick_timeout = reason_of_end(Config, Freeze, ["-kernel", "net_ticktime", "1"]),
-    true = erlang:monotonic_time(millisecond) - Started < 10000.
+    {net_tick_timeout, Milliseconds} = end_of_node(Config, Freeze, ["-kernel", "net_ticktime", "1"]),
+    true = Milliseconds < 10000.
 
-reason_of_end(Config, End, Args) ->
+%% Why the node is down, and how long that took.
+end_of_node(Config, End, Args) ->
     [Us, #{node := B, os_pid := OsPid} = Them] = own_pair(Config, Args),
     dial(Us, Them, Config),
     run(Us, fun() ->
         polydist_traffic:watch_nodes(),
+        Started = erlang:monotonic_time(millisecond),
         End(B, OsPid),
-        polydist_traffic:await_nodedown(B)
+        {polydist_traffic:await_nodedown(B), erlang:monotonic_time(millisecond) - Started}
     end).
 
 own_pair(Config, Args) ->
