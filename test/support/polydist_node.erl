@@ -49,8 +49,7 @@ start(Lab, Options) ->
     case boot(Lab, Options) of
         {ok, Node} -> Node;
         {error, Reason, Printed} ->
-            ct:pal("a node did not boot: ~p~n~ts", [Reason, Printed]),
-            error({node_did_not_boot, Reason})
+            error({node_did_not_boot, Reason, Printed})
     end.
 
 %% @doc Starts several nodes at the same time, for the calling process.
