@@ -7,6 +7,7 @@ set_up() {
         (use_otp $n; echo "Erlang/OTP $n: $(command -v erl)")
         test/tools/proper-get $n
     done
+    [ "$(uname -m)" != x86_64 ] || test/tools/vm-get
     sh native/build.sh
     sh native/build.sh cert
 }
@@ -24,4 +25,20 @@ properties() {
     use_otp "$1"
     test/tools/proper-get "$1"
     ERL_LIBS=$cache/proper$1/usr/lib/erlang/lib rebar3 as properties eunit --dir=test/properties
+}
+
+# vm OTP...: what needs a kernel that not everybody has, for each OTP in a VM of its own, all at the same time
+vm() {
+    local otp vm vms=() status=0 logs=$root/_build/test-logs
+    [ "$(uname -m)" = x86_64 ] || { echo "Skipped 1 (1, 0) tests: the VM is for x86_64 only"; return; }
+    for otp; do (use_otp "$otp"; rebar3 ct --compile_only); done
+    for otp; do
+        (use_otp "$otp"
+        test/tools/vm-run --limit 600 --keep "$build/test/vm" test/tools/ct-run "$build/test/vm" polydist_transport_SUITE:tcp) \
+            >"$logs/vm-$otp.log" 2>&1 &
+        vms+=($!)
+    done
+    for vm in "${vms[@]}"; do wait "$vm" || status=$?; done
+    for otp; do cat "$logs/vm-$otp.log"; done
+    return $status
 }
