@@ -323,8 +323,8 @@ async fn accept_loop(
             Some(Ok(arrival)) => {
                 let (socket, peer) = arrival.take();
                 if let Err(stranger) = shared.allow.check(shared.transport, &socket, &peer) {
+                    shared.refuse(&stranger); // whoever sees the close finds it counted
                     drop(socket);
-                    shared.refuse(&stranger);
                     continue;
                 }
                 let place = Place::new(permit, &shared);
