@@ -246,11 +246,12 @@ end_node(#{os_pid := OsPid, peer := Peer}) ->
     signal("KILL", OsPid),
     polydist_ct:wait_until(fun() -> is_gone(OsPid) end).
 
-%% Gone, or a zombie that nobody has waited for.
+%% Gone, or a zombie that nobody has waited for. Its first thread may be one while others still hold its files.
 is_gone(OsPid) ->
-    case file:read_file("/proc/" ++ OsPid ++ "/stat") of
-        {ok, Stat} -> re:run(Stat, "\\) [ZX] ", [{capture, none}]) =:= match;
-        {error, _} -> true
+    case {file:list_dir("/proc/" ++ OsPid ++ "/task"), file:read_file("/proc/" ++ OsPid ++ "/stat")} of
+        {{ok, [_, _ | _]}, _} -> false;
+        {_, {ok, Stat}} -> re:run(Stat, "\\) [ZX] ", [{capture, none}]) =:= match;
+        {_, {error, _}} -> true
     end.
 
 signal(Signal, OsPid) ->
