@@ -182,9 +182,13 @@ found(Place, _) -> Place.
 -spec temporary_directory() -> file:filename().
 temporary_directory() ->
     Directory = lists:concat(["/tmp/pd", os:getpid(), "-", erlang:unique_integer([positive])]),
-    ok = file:make_dir(Directory),
-    ok = file:change_mode(Directory, 8#700),
-    Directory.
+    case file:make_dir(Directory) of
+        ok ->
+            ok = file:change_mode(Directory, 8#700),
+            Directory;
+        {error, eexist} -> % of a process that had this number before and was killed
+            temporary_directory()
+    end.
 
 %% @doc A throw-away authority, a certificate for the hosts and its key, made by our own polydist-cert.
 -spec write_certificates(Directory :: file:filename(), Hosts :: [string()]) -> ok.
