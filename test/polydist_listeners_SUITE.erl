@@ -436,6 +436,8 @@ polydist_listeners_may_be_killed_in_the_middle_of_it(Config) ->
     Us = polydist_node:start(Lab),
     Before = polydist_node:resources(Us),
     ok = run(Us, fun() -> add_and_remove_while_killing(40) end),
+    %% It follows the one that was killed last.
+    wait_until(fun() -> is_pid(call(Us, erlang, whereis, [polydist_listeners])) end),
     _ = [ok = remove(Us, Id) || Id <- ids(Us), not lists:member(Id, [tcp, tcp6, tls, uds])],
     [tcp, tcp6, tls, uds] = ids(Us),
     await_registered(Lab, Us),

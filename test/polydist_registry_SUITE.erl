@@ -279,6 +279,8 @@ one_that_lies_costs_an_attempt(Config) ->
     Http = web_server(),
     Tell({ok, #{endpoints => [{tcp, {?LOOPBACK, Http}}]}}),
     pang = call(Us, net_adm, ping, [Node]),
+    %% Who keeps the failures hears of it at the same time as who asked for the connection.
+    wait_until(fun() -> [Registry || {Registry, _, _} <- candidates(Us, Node)] =:= [epmd, liar] end),
     [{epmd, _, _}, {liar, _, {_, Http}}] = candidates(Us, Node),
     tcp = connects(Us, Target).
 
@@ -749,7 +751,8 @@ the_page_s_own_registry_works(Config) ->
     [A, #{node := B} = Other] = [without_epmd(Config, Ours, #{args => ["-pa", Dir]}) || _ <- [1, 2]],
     {record, _} = answer(A, B, memcached_registry),
     tcp = connects(A, Other),
-    Cache ! forget,
+    Cache ! {forget, self()},
+    receive {Cache, forgotten} -> ok end,
     {error, {not_found, _}} = answer(A, B, memcached_registry),
     run(Other, fun() -> renew() end),
     wait_until(fun() -> is_found(answer(A, B, memcached_registry)) end),
@@ -786,7 +789,11 @@ memcached_cache() ->
     receive {'ETS-TRANSFER', Table, _, table} -> memcached_cache(Table) end.
 
 memcached_cache(Table) ->
-    receive forget -> ets:delete_all_objects(Table) end,
+    receive
+        {forget, From} ->
+            true = ets:delete_all_objects(Table),
+            From ! {self(), forgotten}
+    end,
     memcached_cache(Table).
 
 memcached_accept(Listen, Table) ->
@@ -857,7 +864,8 @@ by_service_records(Config) ->
     Dns = nameserver(Server),
     Us = start(Config, [{dns, Dns}, {other, dns, Dns#{domain => "nodes.example", services => [{tcp, "_nodes._tcp"}]}}], #{
         policy => [{{host, "dnsd"}, #{transports => [tls, tcp6, tcp], registries => [dns]}},
-            {"far@*", #{transports => [tcp], registries => [other]}}, {any, #{transports => [tcp6, tcp], registries => [dns]}}]
+            {"far@*", #{transports => [tcp], registries => [other]}},
+            {any, #{transports => [tcp6, tcp], registries => [dns], stagger => 5000}}]
     }),
     tcp6 = connects(Us, Instance),
     [{dns, tcp6, {?LOOPBACK6, _}}, {dns, tcp, {?LOOPBACK, _}}] = candidates(Us, inst@dnsa),
