@@ -41,7 +41,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendFlags, ipproto, sendmsg, sockopt};
 use smallvec::SmallVec;
 
 use inbox::Inbox;
@@ -68,6 +70,13 @@ const LARGE: usize = 4 * 1024;
 /// The most buffers one vectored write takes. Linux allows 1024 (`UIO_MAXIOV`); longer ones gain
 /// nothing.
 const MAX_SLICES: usize = 64;
+
+/// The most that is written at once to a socket that keeps what is written together as a message,
+/// as SCTP does: such a message must fit in the send buffer.
+const MESSAGE: usize = 32 * 1024;
+
+/// A message as short as this fits in any send buffer.
+const SMALL_MESSAGE: usize = 1024;
 
 /// Memory that input is read into, made by the VM so that frames can be given to it in place.
 pub trait Buffer: Sized {
@@ -144,13 +153,24 @@ impl std::error::Error for Closed {}
 
 impl From<io::Error> for Closed {
     fn from(error: io::Error) -> Self {
-        match error.kind() {
-            // As inet_drv without show_econnreset: to a distribution these are all the peer going
-            // away.
-            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Self::ByPeer,
-            _ => Self::Io(error),
+        match is_gone(&error) {
+            true => Self::ByPeer,
+            false => Self::Io(error),
         }
     }
+}
+
+/// Whether this is how a socket says that the peer has gone away. As inet_drv without
+/// show_econnreset: to a distribution these are all the same.
+pub fn is_gone(error: &io::Error) -> bool {
+    // The last two are SCTP's, while the peer closes and when it has.
+    let gone = [
+        Errno::CONNRESET,
+        Errno::PIPE,
+        Errno::SHUTDOWN,
+        Errno::NOTCONN,
+    ];
+    Errno::from_io_error(error).is_some_and(|errno| gone.contains(&errno))
 }
 
 impl From<rustls::Error> for Closed {
@@ -163,6 +183,8 @@ impl From<rustls::Error> for Closed {
 /// alive.
 pub struct Channel<B, P> {
     fd: OwnedFd,
+    /// For a socket that sends messages, the most that one may have.
+    message: Option<usize>,
     tls: Option<Box<rustls::Connection>>,
     inbox: Inbox<B>,
     outbox: Outbox<P>,
@@ -188,8 +210,10 @@ impl<B: Buffer, P: AsRef<[u8]>> Channel<B, P> {
         });
         let mut inbox = Inbox::default();
         inbox.append(surplus);
+        let sctp = sockopt::socket_protocol(&fd) == Ok(Some(ipproto::SCTP));
         Self {
             fd,
+            message: sctp.then_some(MESSAGE),
             tls,
             inbox,
             outbox: Outbox::default(),
@@ -265,7 +289,7 @@ impl<B: Buffer, P: AsRef<[u8]>> Channel<B, P> {
         slices.extend(lent.iter().map(|segment| IoSlice::new(segment.bytes())));
         let written = match &mut self.tls {
             Some(tls) => return tls::send(tls, &slices, self.fd.as_fd(), &self.stats),
-            None => write(self.fd.as_fd(), &slices, &self.stats)?,
+            None => write_all(self.fd.as_fd(), &slices, &mut self.message, &self.stats)?,
         };
         drop(slices);
         if written < header.len() + len {
@@ -279,7 +303,12 @@ impl<B: Buffer, P: AsRef<[u8]>> Channel<B, P> {
         self.last_write = Instant::now();
         let result = match &mut self.tls {
             Some(tls) => tls::flush(tls, &mut self.outbox, self.fd.as_fd(), &self.stats),
-            None => flush(&mut self.outbox, self.fd.as_fd(), &self.stats),
+            None => flush(
+                &mut self.outbox,
+                self.fd.as_fd(),
+                &mut self.message,
+                &self.stats,
+            ),
         };
         self.note_pending();
         result
@@ -302,7 +331,11 @@ impl<B: Buffer, P: AsRef<[u8]>> Channel<B, P> {
     pub fn receive(&mut self, sink: &mut impl Sink<B>) -> Result<usize, Closed> {
         let result = match &mut self.tls {
             Some(tls) => tls::receive(tls, &mut self.inbox, self.fd.as_fd(), sink, &self.stats),
-            None => receive(&mut self.inbox, self.fd.as_fd(), sink, &self.stats),
+            None => {
+                // A read gives no more than what is left of one message.
+                let one = self.message.is_some();
+                receive(&mut self.inbox, self.fd.as_fd(), one, sink, &self.stats)
+            }
         };
         self.note_pending();
         result
@@ -380,16 +413,75 @@ fn write(fd: BorrowedFd<'_>, slices: &[IoSlice<'_>], stats: &Stats) -> io::Resul
     }
 }
 
+/// Writes as much as the descriptor takes: at once, or in messages of no more than `message` bytes.
+/// Between messages it asks whether there is room for one: SCTP would take far more than its send
+/// buffer holds, and a slow reader could not be told from a dead one.
+fn write_all(
+    fd: BorrowedFd<'_>,
+    slices: &[IoSlice<'_>],
+    message: &mut Option<usize>,
+    stats: &Stats,
+) -> io::Result<usize> {
+    let Some(limit) = message else {
+        return write(fd, slices, stats);
+    };
+    let mut total = 0;
+    loop {
+        let part = part(slices, total, *limit);
+        if part.is_empty() || (total > 0 && !is_writable(fd)) {
+            return Ok(total);
+        }
+        match write(fd, &part, stats) {
+            Ok(0) => return Ok(total),
+            Ok(written) => total += written,
+            Err(error) if too_long(&error) && *limit > SMALL_MESSAGE => *limit /= 2,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// At most `limit` bytes of `slices`, after the first `skip`.
+fn part<'a>(
+    slices: &'a [IoSlice<'_>],
+    mut skip: usize,
+    mut limit: usize,
+) -> SmallVec<[IoSlice<'a>; MAX_SLICES]> {
+    let mut part = SmallVec::new();
+    for slice in slices {
+        let from = skip.min(slice.len());
+        let to = slice.len().min(from + limit);
+        if from < to {
+            part.push(IoSlice::new(&slice[from..to]));
+        }
+        skip -= from;
+        limit -= to - from;
+    }
+    part
+}
+
+fn too_long(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::MSGSIZE)
+}
+
+fn is_writable(fd: BorrowedFd<'_>) -> bool {
+    let mut poll = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
+    matches!(
+        rustix::event::poll(&mut poll, Some(&Timespec::default())),
+        Ok(1..)
+    )
+}
+
 fn flush<P: AsRef<[u8]>>(
     outbox: &mut Outbox<P>,
     fd: BorrowedFd<'_>,
+    message: &mut Option<usize>,
     stats: &Stats,
 ) -> Result<(), Closed> {
     let mut budget = WORK;
     while outbox.len() > 0 {
         let slices: SmallVec<[IoSlice<'_>; MAX_SLICES]> = outbox.slices(MAX_SLICES, usize::MAX);
         let offered: usize = slices.iter().map(|slice| slice.len()).sum();
-        let written = write(fd, &slices, stats)?;
+        let written = write_all(fd, &slices, message, stats)?;
         drop(slices);
         outbox.advance(written);
         budget = budget.saturating_sub(written);
@@ -403,6 +495,7 @@ fn flush<P: AsRef<[u8]>>(
 fn receive<B: Buffer>(
     inbox: &mut Inbox<B>,
     fd: BorrowedFd<'_>,
+    one: bool,
     sink: &mut impl Sink<B>,
     stats: &Stats,
 ) -> Result<usize, Closed> {
@@ -416,7 +509,7 @@ fn receive<B: Buffer>(
                 total += count;
                 inbox.deliver(sink, stats)?;
                 // A short read has emptied the socket; asking again would only cost a system call.
-                if !inbox.was_filled() {
+                if !inbox.was_filled() && !one {
                     break;
                 }
             }
