@@ -148,6 +148,7 @@ fn dial<'a>(
         timeout: term::timeout_option(options, atoms::timeout())?
             .unwrap_or(DialOptions::default().timeout),
         socket: term::socket_option(options)?,
+        local: term::ips(options, atoms::local())?,
         tls: tls::option(options)?,
         server_name: name.map(|name| String::from_utf8_lossy(&name).into_owned()),
     };

@@ -15,6 +15,8 @@
 //! | 4 set option | `Option:8 Value:32/signed` | `ok` or `error` |
 //! | 5 get option | `Option:8` | `Value:32/signed` or `error` |
 //! | 6 last frame | the handshake's last frame | `ok`; it is the first to be sent, at start |
+//! | 7 set SCTP's | six times `Value:32` | `ok` or `error` |
+//! | 8 get SCTP's | | six times `Value:32`, or `error` |
 //!
 //! The last frame of an accepted handshake, the challenge's acknowledgement, tells the peer that it
 //! is connected. It is held back until this node has the peer up as well: a peer that disconnects
@@ -25,6 +27,8 @@
 //! (milliseconds), 8 how many unsent bytes the kernel may hold (TCP_NOTSENT_LOWAT). Setting what
 //! the socket does not have does nothing; getting it is an error, except for the user timeout,
 //! which is 0 then.
+//! SCTP's, which hold together: heartbeat, path_max_retrans, max_retrans, rto_initial, rto_min,
+//! rto_max; 0 changes nothing.
 //!
 //! The port exits with `connection_closed` when the peer goes away, as a stock node reports it,
 //! with the name of the operating system's error when there is one, or with `tls_error` or
@@ -39,7 +43,9 @@ use polydist_channel::{Buffer, Channel, Closed, Sink};
 use polydist_erl_driver::{
     Binary, BinaryBuf, Driver, Failure, Flow, Message, Port, Segment, errno_name,
 };
-use polydist_transport::{set_nodelay, set_tos, set_unsent, set_user_timeout, tos, user_timeout};
+use polydist_transport::{
+    SctpOpts, nodelay, set_nodelay, set_tos, set_unsent, set_user_timeout, tos, user_timeout,
+};
 use socket2::SockRef;
 
 use crate::connection::take_established;
@@ -135,6 +141,14 @@ impl Driver for Connection {
             (5, [option]) => match self.option(*option) {
                 Some(value) => {
                     reply.extend_from_slice(&value.to_be_bytes());
+                    return Ok(());
+                }
+                None => false,
+            },
+            (7, values) => self.set_sctp(values),
+            (8, []) => match self.sctp() {
+                Some(values) => {
+                    reply.extend(values.into_iter().flat_map(u32::to_be_bytes));
                     return Ok(());
                 }
                 None => false,
@@ -282,7 +296,7 @@ impl Connection {
         let fd = channel.fd();
         let socket = SockRef::from(&fd);
         match option {
-            1 => socket.tcp_nodelay().ok().map(i32::from),
+            1 => nodelay(&socket).ok().map(i32::from),
             2 => socket.keepalive().ok().map(i32::from),
             3 => socket
                 .send_buffer_size()
@@ -302,6 +316,44 @@ impl Connection {
                 .and_then(|time| time.try_into().ok()),
             _ => None,
         }
+    }
+}
+
+impl Connection {
+    fn set_sctp(&self, values: &[u8]) -> bool {
+        let values = values.chunks(4).map(|value| {
+            let value = value.try_into().map(u32::from_be_bytes).ok();
+            value.map(|value| Some(value).filter(|value| *value > 0))
+        });
+        let values: Option<Vec<_>> = values.collect();
+        let short = |value: Option<u32>| value.map(|value| value.try_into().unwrap_or(u16::MAX));
+        match (&self.channel, values.as_deref()) {
+            (Some(channel), Some(&[heartbeat, path_max, max, rto_initial, rto_min, rto_max])) => {
+                SctpOpts {
+                    heartbeat,
+                    path_max_retrans: short(path_max),
+                    max_retrans: short(max),
+                    rto_initial,
+                    rto_min,
+                    rto_max,
+                }
+                .apply(&SockRef::from(&channel.fd()))
+                .is_ok()
+            }
+            _ => false,
+        }
+    }
+
+    fn sctp(&self) -> Option<[u32; 6]> {
+        let options = SctpOpts::of(&SockRef::from(&self.channel.as_ref()?.fd())).ok()?;
+        Some([
+            options.heartbeat?,
+            options.path_max_retrans?.into(),
+            options.max_retrans?.into(),
+            options.rto_initial?,
+            options.rto_min?,
+            options.rto_max?,
+        ])
     }
 }
 

@@ -88,6 +88,7 @@ pub(crate) fn options_of(options: Term, address: &Address) -> NifResult<ListenOp
     let default = ListenOptions::default();
     Ok(ListenOptions {
         ports: term::option(options, atoms::ports())?,
+        addresses: term::ips(options, atoms::addresses())?,
         mode: term::option(options, atoms::mode())?.unwrap_or(default.mode),
         allow: term::allow(options, address)?,
         backlog: term::option(options, atoms::backlog())?.unwrap_or(default.backlog),

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use polydist_proto::epmd::{NamesLine, Node, NodeType};
-use polydist_transport::{Address, Error, Info, ListenerInfo};
+use polydist_transport::{Address, Addresses, Error, Info, ListenerInfo};
 use rustler::env::SavedTerm;
 use rustler::{Atom, Encoder, Env, LocalPid, NewBinary, OwnedEnv, ResourceArc, Term, term_map};
 
@@ -135,7 +135,7 @@ pub(crate) fn binary<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {
     binary.into()
 }
 
-/// `#{transport, peer, local, tls, credentials, took}`.
+/// `#{transport, peer, local, addresses, tls, credentials, took}`.
 pub(crate) fn info<'a>(env: Env<'a>, info: &Info) -> Term<'a> {
     let undefined = || atoms::undefined().encode(env);
     let tls = info.tls.as_ref().map_or_else(undefined, |tls| {
@@ -156,9 +156,21 @@ pub(crate) fn info<'a>(env: Env<'a>, info: &Info) -> Term<'a> {
         atoms::transport() => transport(env, info.transport),
         atoms::peer() => address(env, &info.peer),
         atoms::local() => address(env, &info.local),
+        atoms::addresses() => info.addresses.as_ref().map_or_else(undefined, |all| addresses(env, all)),
         atoms::tls() => tls,
         atoms::credentials() => credentials,
         atoms::took() => info.took.as_micros() as u64,
+    })
+}
+
+/// `#{local := [address()], peer := [address()]}`.
+fn addresses<'a>(env: Env<'a>, addresses: &Addresses) -> Term<'a> {
+    let list = |addresses: &[Address]| -> Vec<_> {
+        addresses.iter().map(|one| address(env, one)).collect()
+    };
+    term_map!(env, {
+        atoms::local() => list(&addresses.local),
+        atoms::peer() => list(&addresses.peer),
     })
 }
 
@@ -176,6 +188,7 @@ pub(crate) fn own_transport(name: &str) -> Option<Atom> {
         "tcp6" => Some(atoms::tcp6()),
         "tls" => Some(atoms::tls()),
         "uds" => Some(atoms::uds()),
+        "sctp" => Some(atoms::sctp()),
         _ => None,
     }
 }

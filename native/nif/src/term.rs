@@ -5,7 +5,9 @@ use std::os::fd::{BorrowedFd, RawFd};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use polydist_transport::{self as transport, Address, Allow, Kind, SocketOpts, Transport};
+use polydist_transport::{
+    self as transport, Address, Allow, Kind, SctpOpts, SocketOpts, Transport,
+};
 use rustler::{Atom, Binary, Decoder, Error, NifResult, Term, TermType};
 
 use crate::atoms;
@@ -157,5 +159,26 @@ pub(crate) fn socket_opts(map: Term) -> NifResult<SocketOpts> {
         priority: option(map, atoms::priority())?,
         tos: option(map, atoms::tos())?,
         user_timeout: option(map, atoms::user_timeout())?,
+        sctp: option(map, atoms::sctp())?
+            .map(sctp_opts)
+            .transpose()?
+            .unwrap_or_default(),
     })
+}
+
+fn sctp_opts(map: Term) -> NifResult<SctpOpts> {
+    Ok(SctpOpts {
+        heartbeat: option(map, atoms::heartbeat())?,
+        path_max_retrans: option(map, atoms::path_max_retrans())?,
+        max_retrans: option(map, atoms::max_retrans())?,
+        rto_initial: option(map, atoms::rto_initial())?,
+        rto_min: option(map, atoms::rto_min())?,
+        rto_max: option(map, atoms::rto_max())?,
+    })
+}
+
+/// A list of IP addresses; empty if absent.
+pub(crate) fn ips(map: Term, key: Atom) -> NifResult<Vec<IpAddr>> {
+    let ips: Option<Vec<Term>> = option(map, key)?;
+    ips.unwrap_or_default().into_iter().map(ip).collect()
 }

@@ -22,7 +22,7 @@ pub enum Address {
 impl Address {
     pub(crate) fn from_kernel(address: &SockAddr) -> Self {
         match address.as_socket() {
-            Some(ip) => Self::Ip(ip),
+            Some(ip) => Self::Ip(canonical(ip)),
             None => Self::Local(
                 address
                     .as_pathname()
@@ -37,6 +37,14 @@ impl Address {
             Self::Ip(_) | Self::Opaque(_) => None,
             Self::Local(path) => Some(Path::new(OsStr::from_bytes(path))),
         }
+    }
+}
+
+/// A socket of both families, which SCTP has, gives IPv4 addresses as IPv6 addresses.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip if ip == address.ip() => address,
+        ip => SocketAddr::new(ip, address.port()),
     }
 }
 

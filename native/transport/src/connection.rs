@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use polydist_channel::Stats;
 use polydist_proto::frame::Prefix;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{Address, Error, Kind, Transport, Wire, tls_config};
@@ -45,12 +45,23 @@ pub struct Info {
     pub peer: Address,
     /// Ours.
     pub local: Address,
+    /// All addresses of both, for a transport whose ends can have several.
+    pub addresses: Option<Addresses>,
     /// What TLS agreed on.
     pub tls: Option<TlsInfo>,
     /// Who the peer is, where the kernel knows.
     pub credentials: Option<Credentials>,
     /// The time from the start of the dial, or from the accept, to a secured stream.
     pub took: Duration,
+}
+
+/// The addresses of the two ends of a connection that can go on when one of them fails.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// Ours.
+    pub local: Vec<Address>,
+    /// The peer's.
+    pub peer: Vec<Address>,
 }
 
 /// What a TLS handshake agreed on, in the names of the standards.
@@ -369,8 +380,7 @@ impl Task {
                 self.shared.stats.frame_in(frame.len());
                 return Ok(frame);
             }
-            buffer.reserve(1024);
-            match wire.read_buf(buffer).await {
+            match wire.read_some(buffer).await {
                 Ok(0) => return Err(Error::closed(format!("the handshake with {peer} ended"))),
                 Ok(_) => {}
                 Err(error) => return Err(failed(peer, &error)),
@@ -385,13 +395,8 @@ async fn write(wire: &mut Wire, frame: &[u8]) -> io::Result<()> {
 }
 
 fn failed(peer: &Address, error: &io::Error) -> Error {
-    let reset = [
-        io::ErrorKind::ConnectionReset,
-        io::ErrorKind::BrokenPipe,
-        io::ErrorKind::UnexpectedEof,
-    ];
     let what = format!("the handshake with {peer} ended");
-    match reset.contains(&error.kind()) {
+    match polydist_channel::is_gone(error) || error.kind() == io::ErrorKind::UnexpectedEof {
         true => Error::closed(what),
         false => tls_config::explain(error).during(what),
     }

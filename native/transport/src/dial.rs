@@ -1,6 +1,7 @@
 //! Dialling: a connected and secured stream within a time.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ pub struct DialOptions {
     pub timeout: Duration,
     /// Options of the socket.
     pub socket: SocketOpts,
+    /// The local addresses to have and to tell the peer, for sctp; the kernel's choice if empty.
+    pub local: Vec<IpAddr>,
     /// A client configuration, for tls.
     pub tls: Option<TlsConfig>,
     /// Whom the peer's certificate must name; its IP address if absent.
@@ -32,6 +35,7 @@ impl Default for DialOptions {
         Self {
             timeout: Duration::from_secs(7),
             socket: SocketOpts::default(),
+            local: Vec::new(),
             tls: None,
             server_name: None,
         }
@@ -48,13 +52,14 @@ pub fn dial(
     let DialOptions {
         timeout: limit,
         socket: socket_opts,
+        local,
         tls,
         server_name,
     } = options;
     let side = Side::Dial { tls, server_name };
     transport.check(&side)?;
     let start = Instant::now();
-    let (socket, kernel) = transport.socket(&address)?;
+    let (socket, kernel) = transport.socket_from(&address, &local)?;
     let what = format!("cannot connect to {} {address}", transport.name());
     transport
         .tune(&socket, &socket_opts)
@@ -118,6 +123,7 @@ pub(crate) fn info(
         transport: transport.name(),
         peer,
         local: local.map_or_else(|_| Address::Local(Vec::new()), |a| Address::from_kernel(&a)),
+        addresses: transport.addresses(wire.socket()),
         tls: match wire {
             Wire::Plain(_) => None,
             Wire::Tls(tls) => tls_info(tls.get_ref().1),

@@ -28,6 +28,8 @@ pub mod host;
 mod listener;
 mod options;
 mod outside;
+mod sctp;
+mod sctp_options;
 mod source;
 mod stream;
 mod tcp;
@@ -36,6 +38,7 @@ mod tls_config;
 mod uds;
 
 use std::fmt::Debug;
+use std::net::IpAddr;
 use std::pin::Pin;
 
 use polydist_proto::frame::Prefix;
@@ -44,21 +47,24 @@ use socket2::{SockAddr, Socket};
 pub use address::Address;
 pub use allow::Allow;
 pub use connection::{
-    Accepted, Connection, Credentials, Established, Info, MAX_HANDSHAKE_FRAME, Pending, TlsInfo,
+    Accepted, Addresses, Connection, Credentials, Established, Info, MAX_HANDSHAKE_FRAME, Pending,
+    TlsInfo,
 };
 pub use dial::{DialOptions, dial};
 pub use error::{Error, Kind};
 pub use listener::{Incoming, ListenOptions, Listener, ListenerInfo};
 pub use options::{
-    SocketOpts, set_nodelay, set_tos, set_unsent, set_user_timeout, tos, user_timeout,
+    SocketOpts, nodelay, set_nodelay, set_tos, set_unsent, set_user_timeout, tos, user_timeout,
 };
 pub use outside::{adopt, outside};
 pub use rustix::io::Errno;
+pub use sctp_options::SctpOpts;
 pub use stream::{Stream, Wire};
 pub use tls_config::{Pem, TlsConfig, Verify, Version};
 
 /// Every transport that makes its sockets itself.
-pub static TRANSPORTS: &[&dyn Transport] = &[&tcp::TCP, &tcp::TCP6, &tls::Tls, &uds::Uds];
+pub static TRANSPORTS: &[&dyn Transport] =
+    &[&tcp::TCP, &tcp::TCP6, &tls::Tls, &uds::Uds, &sctp::Sctp];
 
 /// The one of [`TRANSPORTS`] that has this name.
 pub fn transport(name: &str) -> Option<&'static dyn Transport> {
@@ -106,6 +112,16 @@ pub trait Transport: Debug + Send + Sync {
     /// A new non-blocking socket for `address`, and the address as the kernel wants it.
     fn socket(&self, address: &Address) -> Result<(Socket, SockAddr), Error>;
 
+    /// A socket to dial `address` with that has these local addresses and no others, for a transport
+    /// that tells the peer all of them.
+    fn socket_from(
+        &self,
+        address: &Address,
+        _local: &[IpAddr],
+    ) -> Result<(Socket, SockAddr), Error> {
+        self.socket(address)
+    }
+
     /// A socket that listens on `address`, and the address it got.
     fn bind(&self, address: &Address, options: &ListenOptions) -> Result<(Socket, Address), Error>;
 
@@ -128,6 +144,11 @@ pub trait Transport: Debug + Send + Sync {
         _side: &Side,
     ) -> BoxFuture<Result<Wire, Error>> {
         Box::pin(std::future::ready(Ok(Wire::Plain(stream))))
+    }
+
+    /// All addresses of both ends, where an end can have several.
+    fn addresses(&self, _socket: &Socket) -> Option<Addresses> {
+        None
     }
 
     /// Who the peer is, if the kernel vouches for it.

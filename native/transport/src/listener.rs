@@ -1,6 +1,7 @@
 //! Listening: one accept loop a listener, who may come in, TLS handshakes beside it, all under limits.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,6 +32,8 @@ const REFUSALS_LOGGED: Duration = Duration::from_secs(1);
 pub struct ListenOptions {
     /// Takes the first free port of this range instead of the address's; `(0, _)` is any port.
     pub ports: Option<(u16, u16)>,
+    /// Further local addresses, with the same port, that the peers are told, for sctp.
+    pub addresses: Vec<IpAddr>,
     /// The mode of a socket in the file system.
     pub mode: u32,
     /// Who may connect; anybody else is closed at once.
@@ -52,6 +55,7 @@ impl Default for ListenOptions {
     fn default() -> Self {
         Self {
             ports: None,
+            addresses: Vec::new(),
             mode: 0o600,
             allow: Allow::Everybody,
             backlog: 128,

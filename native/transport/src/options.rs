@@ -4,12 +4,14 @@ use std::io;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use socket2::{Domain, Socket};
+use socket2::{Domain, Protocol, Socket};
+
+use crate::sctp_options::{self, SctpOpts};
 
 /// Options of connected sockets; what is absent keeps the system's default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SocketOpts {
-    /// TCP_NODELAY; on unless this says otherwise.
+    /// TCP_NODELAY, or SCTP_NODELAY; on unless this says otherwise.
     pub nodelay: Option<bool>,
     /// SO_KEEPALIVE.
     pub keepalive: Option<bool>,
@@ -24,6 +26,8 @@ pub struct SocketOpts {
     /// TCP_USER_TIMEOUT in milliseconds: how long sent data may stay unacknowledged; 0 is the
     /// system's default.
     pub user_timeout: Option<u32>,
+    /// What only SCTP has; other transports take no notice.
+    pub sctp: SctpOpts,
 }
 
 impl SocketOpts {
@@ -34,18 +38,33 @@ impl SocketOpts {
         each(self.recbuf, |size| socket.set_recv_buffer_size(size))
     }
 
-    /// The options of TCP and IP.
+    /// The options of TCP, SCTP and IP.
     pub(crate) fn apply_tcp(&self, socket: &Socket) -> io::Result<()> {
         set_nodelay(socket, self.nodelay.unwrap_or(true))?;
         each(self.tos, |tos| set_tos(socket, tos))?;
         each(self.user_timeout, |time| set_user_timeout(socket, time))?;
-        each(self.priority, |priority| socket.set_priority(priority))
+        each(self.priority, |priority| socket.set_priority(priority))?;
+        match is_sctp(socket)? {
+            true => self.sctp.apply(socket),
+            false => Ok(()),
+        }
     }
 }
 
-/// Sets TCP_NODELAY, where there is such a thing.
+/// Sets TCP_NODELAY, or SCTP_NODELAY, where there is such a thing.
 pub fn set_nodelay(socket: &Socket, on: bool) -> io::Result<()> {
-    where_known(socket.set_tcp_nodelay(on))
+    match is_sctp(socket)? {
+        true => sctp_options::set_nodelay(socket, on),
+        false => where_known(socket.set_tcp_nodelay(on)),
+    }
+}
+
+/// What [`set_nodelay`] set.
+pub fn nodelay(socket: &Socket) -> io::Result<bool> {
+    match is_sctp(socket)? {
+        true => sctp_options::nodelay(socket),
+        false => socket.tcp_nodelay(),
+    }
 }
 
 /// Sets TCP_NOTSENT_LOWAT, how many unsent bytes the kernel may hold, where there is such a thing.
@@ -100,6 +119,10 @@ fn where_known(set: io::Result<()>) -> io::Result<()> {
     }
 }
 
-fn each<T>(option: Option<T>, set: impl FnOnce(T) -> io::Result<()>) -> io::Result<()> {
+fn is_sctp(socket: &Socket) -> io::Result<bool> {
+    Ok(socket.protocol()? == Some(Protocol::SCTP))
+}
+
+pub(crate) fn each<T>(option: Option<T>, set: impl FnOnce(T) -> io::Result<()>) -> io::Result<()> {
     option.map_or(Ok(()), set)
 }

@@ -5,11 +5,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use bytes::BytesMut;
 use polydist_channel::Stats;
+use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
 use socket2::Socket;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
 use tokio_rustls::TlsStream;
 
 /// A connected stream socket of any family. It closes when dropped.
@@ -17,13 +19,19 @@ use tokio_rustls::TlsStream;
 pub struct Stream {
     fd: AsyncFd<Socket>,
     stats: Arc<Stats>,
+    /// A write has failed, so that nothing comes any more but what has come.
+    ended: bool,
 }
 
 impl Stream {
     /// Takes a non-blocking socket, connected or about to be. Needs a tokio runtime.
     pub fn new(socket: Socket, stats: Arc<Stats>) -> io::Result<Self> {
         let fd = poll(socket)?;
-        Ok(Self { fd, stats })
+        Ok(Self {
+            fd,
+            stats,
+            ended: false,
+        })
     }
 
     /// The socket itself.
@@ -34,14 +42,45 @@ impl Stream {
     /// Waits until a connect under way has succeeded or failed.
     pub(crate) async fn connected(&self) -> io::Result<()> {
         loop {
-            let mut ready = self.fd.writable().await?;
+            // SCTP is not writable any more when the peer has closed by now.
+            let either = Interest::READABLE | Interest::WRITABLE;
+            let mut ready = self.fd.ready(either).await?;
             if let Some(error) = self.socket().take_error()? {
                 return Err(error);
             }
             match self.socket().peer_addr() {
                 Ok(_) => return Ok(()),
+                // It was, and what the peer said before it closed can be read.
+                Err(_) if ready.ready().is_readable() => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::NotConnected => ready.clear_ready(),
                 Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Reads what there is, and waits for something. No bytes are the end.
+    ///
+    /// A read that waits by way of [`AsyncRead`] does not learn that SCTP's peer broke off: such a
+    /// socket is not readable then. And its error can be had once only, by a write perhaps.
+    async fn read_some(&self, buffer: &mut BytesMut) -> io::Result<usize> {
+        let mut bytes = [0; 1024];
+        loop {
+            let ready = match self.ended {
+                true => None,
+                false => Some(self.fd.ready(Interest::READABLE | Interest::ERROR).await?),
+            };
+            match (recv(&self.fd, &mut bytes, RecvFlags::DONTWAIT), ready) {
+                (Err(Errno::INTR), _) => {}
+                (Err(Errno::AGAIN), Some(mut ready)) if !ready.ready().is_error() => {
+                    ready.clear_ready()
+                }
+                (Err(Errno::AGAIN), _) => return Ok(0),
+                (result, _) => {
+                    let (len, _) = result?;
+                    self.stats.read(len);
+                    buffer.extend_from_slice(&bytes[..len]);
+                    return Ok(len);
+                }
             }
         }
     }
@@ -84,7 +123,7 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
@@ -97,6 +136,7 @@ impl AsyncWrite for Stream {
             };
             if let Ok(result) = ready.try_io(write) {
                 self.stats.write(*result.as_ref().unwrap_or(&0));
+                self.ended |= result.is_err();
                 return Poll::Ready(result);
             }
         }
@@ -144,6 +184,17 @@ impl Wire {
         }
     }
 
+    /// Appends what there is to `buffer`, and waits for something. No bytes are the end.
+    pub(crate) async fn read_some(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.read_some(buffer).await,
+            Self::Tls(tls) => {
+                buffer.reserve(1024);
+                tls.read_buf(buffer).await
+            }
+        }
+    }
+
     pub(crate) fn into_parts(self) -> (Socket, Option<rustls::Connection>) {
         match self {
             Self::Plain(stream) => (stream.into_socket(), None),
@@ -160,19 +211,6 @@ impl Wire {
                 };
                 (stream.into_socket(), Some(tls))
             }
-        }
-    }
-}
-
-impl AsyncRead for Wire {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
         }
     }
 }

@@ -60,33 +60,62 @@ pub(crate) fn bind(
     address: &Address,
     options: &ListenOptions,
 ) -> Result<(Socket, Address), Error> {
+    let open = |address: &Address| transport.socket(address);
+    listen(transport, address, options, open, |socket, kernel| {
+        socket.bind(kernel)
+    })
+}
+
+/// Listens on the first free port of those there are to choose from: on a socket that `open` makes
+/// and `bind` binds.
+pub(crate) fn listen(
+    transport: &dyn Transport,
+    address: &Address,
+    options: &ListenOptions,
+    open: impl Fn(&Address) -> Result<(Socket, SockAddr), Error>,
+    bind: impl Fn(&Socket, &SockAddr) -> io::Result<()>,
+) -> Result<(Socket, Address), Error> {
     let name = transport.name();
     let mut ip = ip(name, address)?;
     let ports = ports(name, ip, options)?;
+    let others: String = options
+        .addresses
+        .iter()
+        .map(|ip| format!(", {ip}"))
+        .collect();
     let mut last = None;
     for port in ports.clone() {
         ip.set_port(port);
-        let (socket, kernel) = transport.socket(&ip.into())?;
+        let (socket, kernel) = open(&ip.into())?;
         let listen = || {
             socket.set_reuse_address(true)?;
             transport.tune(&socket, &options.socket)?;
-            socket.bind(&kernel)?;
+            bind(&socket, &kernel)?;
             socket.listen(options.backlog)?;
             socket.local_addr()
         };
         match listen() {
-            Ok(bound) => return Ok((socket, Address::from_kernel(&bound))),
+            Ok(bound) => {
+                // Of several addresses it is the last, so that only the port is of use.
+                ip.set_port(bound.as_socket().map_or(port, |bound| bound.port()));
+                return Ok((socket, ip.into()));
+            }
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = Some(error),
-            Err(error) => return Err(Error::os(format!("cannot listen on {name} {ip}"), &error)),
+            Err(error) => {
+                return Err(Error::os(
+                    format!("cannot listen on {name} {ip}{others}"),
+                    &error,
+                ));
+            }
         }
     }
     let (low, high) = ports.into_inner();
     let error = last.unwrap_or_else(|| io::ErrorKind::AddrInUse.into());
     Err(Error::os(
         match low == high {
-            true => format!("cannot listen on {name} {ip}"),
+            true => format!("cannot listen on {name} {ip}{others}"),
             false => format!(
-                "cannot listen on {name} {}, any port from {low} to {high}",
+                "cannot listen on {name} {}{others}, any port from {low} to {high}",
                 ip.ip()
             ),
         },
@@ -115,7 +144,7 @@ pub(crate) fn tune(socket: &Socket, options: &SocketOpts) -> io::Result<()> {
     options.apply_tcp(socket)
 }
 
-fn ip(name: &str, address: &Address) -> Result<SocketAddr, Error> {
+pub(crate) fn ip(name: &str, address: &Address) -> Result<SocketAddr, Error> {
     match address {
         Address::Ip(ip) => Ok(*ip),
         Address::Local(_) => Err(Error::new(

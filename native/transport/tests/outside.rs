@@ -276,6 +276,7 @@ fn every_option() -> SocketOpts {
         priority: Some(2),
         tos: Some(0x10),
         user_timeout: Some(30_000),
+        ..SocketOpts::default()
     }
 }
 

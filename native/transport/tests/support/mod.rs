@@ -57,6 +57,23 @@ pub fn uds() -> Place {
     place
 }
 
+pub fn sctp4() -> Place {
+    place("sctp", Address::Ip((Ipv4Addr::LOCALHOST, 0).into()))
+}
+
+pub fn sctp6() -> Place {
+    place("sctp", Address::Ip((Ipv6Addr::LOCALHOST, 0).into()))
+}
+
+/// Whether this kernel cannot run a test of a transport of this name, which it then says.
+pub fn skipped(name: &str) -> bool {
+    let skipped = name.starts_with("sctp") && sctp4().open_error().is_some();
+    if skipped {
+        println!("skipped: the kernel has no SCTP");
+    }
+    skipped
+}
+
 fn place(name: &str, address: Address) -> Place {
     Place {
         transport: transport(name).unwrap(),
@@ -70,6 +87,11 @@ fn place(name: &str, address: Address) -> Place {
 impl Place {
     pub fn open(&self) -> Result<(Listener, Incoming), Error> {
         Listener::open(self.transport, &self.address, self.listen.clone())
+    }
+
+    /// Why the transport has no socket for the address, if it has none.
+    pub fn open_error(&self) -> Option<Error> {
+        self.transport.socket(&self.address).err()
     }
 
     pub fn dial(&self, address: &Address) -> (Connection, Pending<Info>) {
