@@ -35,10 +35,11 @@
 %% where net_ticktime holds. `bytes' are the payload of `frames', `wire' is what the socket saw. `queued' is what it has not taken
 %% yet, `queued_max' the most that was. `ticks_missed' counts the quarters of the ticktime in which something was due and nothing
 %% was heard. `listener' is the id of the one it came in by. `rule' is the policy's, `last_error' the last thing that went wrong
-%% with that node.
+%% with that node. `addresses' are all that both ends have told each other, over SCTP only.
 -type connection() :: #{node := node(), transport := polydist_native:transport(), direction := in | out,
                         listener => polydist_listeners:id(),
                         peer := polydist_native:address(), local := polydist_native:address(),
+                        addresses => #{local := [polydist_native:address()], peer := [polydist_native:address()]},
                         tls := #{version := atom(), cipher := binary()} | undefined, since := integer(),
                         handshake_time := non_neg_integer(), rule := binary(), ticktime := pos_integer() | kernel,
                         last_error := binary() | undefined,

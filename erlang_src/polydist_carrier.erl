@@ -68,7 +68,7 @@ transports() ->
     native() ++ outside().
 
 native() ->
-    [tcp, tcp6, tls, uds].
+    [tcp, tcp6, tls, uds, sctp].
 
 %% @doc The transports from outside that this node's command line names.
 -spec outside() -> [polydist_native:transport()].
@@ -115,12 +115,14 @@ family(tcp) -> inet;
 family(tcp6) -> inet6;
 family(tls) -> inet;
 family(uds) -> local;
+family(sctp) -> inet;
 family(Outside) -> Outside.
 
 protocol(tcp) -> polydist_tcp;
 protocol(tcp6) -> polydist_tcp6;
 protocol(tls) -> polydist_tls;
 protocol(uds) -> polydist_uds;
+protocol(sctp) -> polydist_sctp;
 protocol(Outside) -> Outside.
 
 %% @doc How net_kernel names an address.

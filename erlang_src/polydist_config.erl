@@ -19,7 +19,7 @@
 -export([read/0, parse/2, carriers/0]).
 
 %% The kernel's parameters
--export([port_range/0, interface/0, socket_options/1, pick_socket_options/1, setup_time/0]).
+-export([port_range/0, interface/0, socket_options/1, pick_socket_options/1, sctp_options/0, setup_time/0]).
 
 -export_type([config/0]).
 
@@ -197,8 +197,22 @@ socket_option({Name, Value}) when Name =:= nodelay; Name =:= keepalive -> known(
 socket_option({Name, Value}) when Name =:= sndbuf; Name =:= recbuf; Name =:= backlog ->
     known(is_number_from(1, Value));
 socket_option({Name, Value}) when Name =:= priority; Name =:= tos; Name =:= user_timeout -> known(is_number_from(0, Value));
+socket_option({sctp, Options}) when is_map(Options) ->
+    known(lists:all(fun sctp_option/1, maps:to_list(Options)) andalso fit(Options));
 socket_option({reuseaddr, true}) -> implied; % always done
 socket_option(_) -> unknown.
+
+%% @doc What can be said of SCTP's paths, in the order of the driver.
+-spec sctp_options() -> [atom()].
+sctp_options() ->
+    [heartbeat, path_max_retrans, max_retrans, rto_initial, rto_min, rto_max].
+
+sctp_option({Name, Value}) when Name =:= path_max_retrans; Name =:= max_retrans ->
+    is_number_from(1, Value) andalso Value =< 16#ffff;
+sctp_option({Name, Value}) -> lists:member(Name, sctp_options()) andalso is_number_from(1, Value).
+
+fit(#{rto_min := Min, rto_max := Max}) -> Min =< Max;
+fit(_) -> true.
 
 is_number_from(Least, Value) ->
     is_integer(Value) andalso Value >= Least andalso Value =< 16#7fffffff.

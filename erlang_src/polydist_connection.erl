@@ -24,6 +24,8 @@
 -define(SETOPT, 4).
 -define(GETOPT, 5).
 -define(LAST_FRAME, 6).
+-define(SETSCTP, 7).
+-define(GETSCTP, 8).
 
 -define(NOTSENT_LOWAT, 8).
 -define(UNSENT, 131072).
@@ -229,9 +231,13 @@ established({Conn, _} = Socket, Node, #{info := Info, direction := Direction, st
     polydist_connections:enter(#{node => Node, direction => Direction, since => erlang:system_time(millisecond), conn => Conn,
                                  handshake_time => erlang:convert_time_unit(Took, native, microsecond),
                                  settings => settings(Socket, Node, Context), missed => counters:new(1, []),
-                                 info => maps:with([transport, listener, peer, local, tls], Info)}),
+                                 info => shown(Info)}),
     {node, _, Host} = dist_util:split_node(Node),
     polydist_carrier:net_address(Transport, Peer, Host).
+
+%% What connections/0 tells of it. Only an end of SCTP may have several addresses.
+shown(#{addresses := #{}} = Info) -> maps:with([transport, listener, peer, local, addresses, tls], Info);
+shown(Info) -> maps:with([transport, listener, peer, local, tls], Info).
 
 %% What the policy says of the peer. Who accepts learns only now who it is.
 settings(_, _, #{settings := Settings}) ->
@@ -290,7 +296,9 @@ setopts(Transport, {_, Port}, Options) ->
     case polydist_config:pick_socket_options(Options) of
         {Known, []} ->
             Results = [control(Port, ?SETOPT, <<Code, (value(Value)):32/signed>>)
-                       || {Name, Value} <- maps:to_list(Known), {ok, Code} <- [code(Transport, Name)]],
+                       || {Name, Value} <- maps:to_list(Known), {ok, Code} <- [code(Transport, Name)]]
+                      ++ [control(Port, ?SETSCTP, << <<(maps:get(Name, Sctp, 0)):32>> || Name <- polydist_config:sctp_options() >>)
+                          || #{sctp := Sctp} <- [Known], Transport =:= sctp],
             case [Result || Result <- Results, Result =/= <<"ok">>] of
                 [] -> ok;
                 _ -> {error, einval}
@@ -303,7 +311,11 @@ setopts(Transport, {_, Port}, Options) ->
 getopts(Transport, {_, Port}, Names) ->
     Options = [{Name, Value} || Name <- Names, {ok, Code} <- [code(Transport, Name)],
                                 <<Value:32/signed>> <- [control(Port, ?GETOPT, <<Code>>)]],
-    {ok, [{Name, named(Name, Value)} || {Name, Value} <- Options]}.
+    {ok, [{Name, named(Name, Value)} || {Name, Value} <- Options]
+         ++ [{sctp, Sctp} || Transport =:= sctp, lists:member(sctp, Names), Sctp <- sctp(control(Port, ?GETSCTP, <<>>))]}.
+
+sctp(<<Values:24/binary>>) -> [maps:from_list(lists:zip(polydist_config:sctp_options(), [Value || <<Value:32>> <= Values]))];
+sctp(_) -> [].
 
 %% A Unix socket has nothing of what belongs to TCP and IP; asking for it is not an error.
 code(uds, Name) when Name =:= nodelay; Name =:= priority; Name =:= tos; Name =:= user_timeout -> none;

@@ -13,7 +13,9 @@
 -type entry() :: #{node := node(), direction := in | out, since := integer(), handshake_time := non_neg_integer(),
                    info := #{transport := polydist_native:transport(), listener => polydist_listeners:id(),
                              peer := polydist_native:address(),
-                             local := polydist_native:address(), tls := #{version := atom(), cipher := binary()} | undefined},
+                             local := polydist_native:address(),
+                             addresses => #{local := [polydist_native:address()], peer := [polydist_native:address()]},
+                             tls := #{version := atom(), cipher := binary()} | undefined},
                    settings := polydist_rule:settings(), missed := counters:counters_ref(), conn := polydist_native:conn()}.
 
 -spec start_link() -> gen_server:start_ret().

@@ -66,7 +66,8 @@ dial(Transport, Address, Options) ->
         Error -> Error
     end.
 
-options(#{transport := Transport, settings := #{socket := OfRule} = Settings}, #{host := Host, deadline := Deadline}) ->
+options(#{transport := Transport, address := Address, settings := #{socket := OfRule} = Settings},
+        #{host := Host, deadline := Deadline}) ->
     {OfKernel, _} = polydist_config:socket_options(connect),
     Remaining = polydist_lookup:remaining(Deadline),
     Options = #{timeout => min(Remaining, maps:get(connect_timeout, Settings, Remaining)),
@@ -77,6 +78,7 @@ options(#{transport := Transport, settings := #{socket := OfRule} = Settings}, #
                 {ok, Tls} -> Options#{tls => Tls, server_name => unicode:characters_to_binary(Host)};
                 Error -> Error
             end;
+        sctp -> Options#{local => polydist_sockets:local_ips(polydist_listeners:results(), Address)};
         _ -> Options
     end.
 

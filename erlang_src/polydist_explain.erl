@@ -15,6 +15,8 @@ connection(#{transport := Transport, peer := Peer, since := Since, direction := 
     [line(1, "is connected over ~p, ~ts, since ~ts.", [Transport, polydist_address:text(Transport, Peer), time(Since)]),
      line(2, "~ts; the handshake took ~.1f ms", [opened(Direction), Time / 1000]),
      line(2, "~ts; ticktime: ~ts", [Rule, ticktime(Ticktime)]),
+     [line(2, "it has ~ts; here ~ts", [addresses(Transport, Theirs), addresses(Transport, Ours)])
+      || #{addresses := #{peer := Theirs, local := Ours}} <- [Connection]],
      [line(2, "~p, ~ts", [Version, Cipher]) || #{version := Version, cipher := Cipher} <- [Tls]],
      figures(Connection),
      [line(2, "the trouble before: ~ts", [Trouble]) || Trouble =/= undefined]].
@@ -24,6 +26,9 @@ figures(#{bytes_in := In, bytes_out := Out, frames_in := FramesIn, frames_out :=
     [line(2, "sent ~ts in ~p messages, received ~ts in ~p", [amount(Out), FramesOut, amount(In), FramesIn]),
      line(2, "~ts wait to be sent, at most it was ~ts; senders were held back ~p times, ~.1f ms in all; ~p ticks missed",
           [amount(Queued), amount(Most), Spells, Busy / 1000, Missed])].
+
+addresses(Transport, Addresses) ->
+    lists:join(", ", [polydist_address:text(Transport, Address) || Address <- Addresses]).
 
 opened(out) -> "opened by this node";
 opened(in) -> "opened by the peer".

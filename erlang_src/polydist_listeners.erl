@@ -176,7 +176,7 @@ warn_of_ignored() ->
         [] -> ok;
         Ignored ->
             polydist_log:say(warning, "of inet_dist_listen_options and inet_dist_connect_options these are ignored: ~0p; nodelay, "
-                             "keepalive, sndbuf, recbuf, priority, tos and backlog are known", [Ignored])
+                             "keepalive, sndbuf, recbuf, priority, tos, sctp and backlog are known", [Ignored])
     end.
 
 -spec handle_call({listen, polydist_native:transport(), Name :: string(), Host :: string()}

@@ -48,16 +48,19 @@
 -type dir_entry() :: reference().
 -type error() :: {error, {Kind :: atom(), Sentence :: binary()}}.
 -type info() :: #{transport := transport(), peer := address(), local := address(),
+                  addresses := #{local := [address()], peer := [address()]} | undefined,
                   tls := #{version := atom(), cipher := binary()} | undefined,
                   listener => polydist_listeners:id(),
                   credentials := #{uid := integer(), gid := integer(), pid := integer()} | undefined,
                   took := Microseconds :: non_neg_integer()}.
 %% `took': from the start of the dial, or from the accept, to a secured stream. The distribution's handshake comes after it.
-%% `listener' is the acceptor's addition.
+%% `listener' is the acceptor's addition. `addresses' are all of both ends, where an end can have several.
 
 -type socket_options() :: #{nodelay => boolean(), keepalive => boolean(), sndbuf => pos_integer(),
                             recbuf => pos_integer(), priority => non_neg_integer(), tos => non_neg_integer(),
-                            user_timeout => Milliseconds :: non_neg_integer()}.
+                            user_timeout => Milliseconds :: non_neg_integer(),
+                            sctp => #{heartbeat | path_max_retrans | max_retrans | rto_initial | rto_min
+                                      | rto_max => pos_integer()}}.
 %% A Unix domain socket ignores what only TCP and IP have: `nodelay', `priority', `tos', `user_timeout' (TCP_USER_TIMEOUT); so
 %% does any other socket that is not IP's.
 
@@ -175,7 +178,8 @@ machine_identity() -> ?stub.
 tls_config(_Role, _Options) -> ?stub.
 
 %% @doc Opens a listening socket. Options: `ports => {Low, High}', `mode', `backlog', `socket', `tls', `setup_time',
-%% `max_pending', `allow => [{Ip, Bits}]', or `[Uid]' for a path: anybody else is closed at once and counted as refused.
+%% `max_pending', `allow => [{Ip, Bits}]', or `[Uid]' for a path: anybody else is closed at once and counted as refused; for SCTP
+%% `addresses => [Ip]', further ones that the listener has and that its peers are told.
 -spec listen(transport(), address(), map()) -> {ok, listener(), Bound :: address()} | error().
 listen(_Transport, _Address, _Options) -> ?stub.
 
@@ -198,7 +202,8 @@ listener_info(_Listener) -> ?stub.
 -spec close_listener(listener()) -> ok.
 close_listener(_Listener) -> ?stub.
 
-%% @doc Connects. Answers `{connected, info()}' or an error. Options: `timeout', `socket', `tls', `server_name'.
+%% @doc Connects. Answers `{connected, info()}' or an error. Options: `timeout', `socket', `tls', `server_name'; for SCTP
+%% `local => [Ip]', the addresses to have and to tell the peer, instead of all of this host.
 -spec dial(transport(), address(), map(), Ref :: reference()) -> {ok, conn()} | error().
 dial(_Transport, _Address, _Options, _Ref) -> ?stub.
 

@@ -1,7 +1,10 @@
 %%% Where and how to listen: the key `listen', and what polydist:add_listener/1 takes. Pure.
 %%%
 %%%   #{tcp | tcp6 | tls => #{ip => any | Address, port => N, ports => {Low, High}, allow => ["10.0.0.0/8", "fd00::1"]},
+%%%     sctp => #{ip => any | Address | [Address], port, ports, allow},
 %%%     uds => #{dir => Path, path => Path, mode => 8#600, allow => [Uid]}}
+%%%
+%%% The addresses in the list of SCTP are those of one listener: each connection has all of them.
 %%%
 %%% A transport from outside has options of its own, which it checks itself; see doc/transports.md.
 %%%
@@ -15,10 +18,12 @@
 
 -type allow() :: [polydist_net:net()] | [Uid :: non_neg_integer()].
 -type place() :: #{name => atom(), allow => allow(),
-                   ip => any | inet:ip_address(), ports => {inet:port_number(), inet:port_number()},
+                   ip => any | inet:ip_address() | [inet:ip_address(), ...], % a list for SCTP only
+                   ports => {inet:port_number(), inet:port_number()},
                    dir => string(), path => binary(), mode => non_neg_integer(),
                    options => map()}. % of a transport from outside
 
+-define(is_inet(Transport), Transport =:= tcp orelse Transport =:= tcp6 orelse Transport =:= tls orelse Transport =:= sctp).
 -define(MAX_UID, 16#fffffffe).
 
 %% @doc The key `listen'. Throws `{invalid, Sentence}'.
@@ -77,7 +82,7 @@ place(uds, Options) when is_map(Options) ->
         #{dir := _, path := _} -> invalid("uds listens at a path or in a dir; it cannot have both", []);
         _ -> maps:map(fun uds_option/2, Options)
     end;
-place(Transport, Options) when is_map(Options), Transport =:= tcp orelse Transport =:= tcp6 orelse Transport =:= tls ->
+place(Transport, Options) when is_map(Options), ?is_inet(Transport) ->
     maps:fold(fun(Key, Value, Place) -> inet_option(Transport, Key, Value, Place) end, #{}, Options);
 place(Transport, Options) when is_map(Options) ->
     case lists:member(Transport, polydist_carrier:outside()) of
@@ -128,14 +133,28 @@ inet_option(_, port, Port, Place) when is_integer(Port), Port >= 0, Port =< 6553
 inet_option(_, ports, {Low, High} = Ports, Place)
   when is_integer(Low), is_integer(High), Low >= 0, Low =< High, High =< 65535 -> Place#{ports => Ports};
 inet_option(_, ip, any, Place) -> Place#{ip => any};
+inet_option(sctp, ip, [Head | _] = Ips, Place) when not is_integer(Head) -> Place#{ip => ips(Ips)};
 inet_option(Transport, ip, Ip, Place) -> Place#{ip => ip(Transport, Ip)};
 inet_option(Transport, allow, Nets, Place) when is_list(Nets), Nets =/= [] ->
     Place#{allow => [net(Transport, Net, Nets) || Net <- proper(Nets)]};
 inet_option(Transport, allow, Nets, _) ->
     no_nets(Transport, Nets);
 inet_option(Transport, Key, Value, _) ->
-    invalid("~0p has ~0tp => ~0tp, but ~0p knows ip => any or an address, port => 0..65535, ports => {Low, High}, "
-            "allow => [\"10.0.0.0/8\"], name => Atom", [Transport, Key, Value, Transport]).
+    Addresses = case Transport of
+                    sctp -> ", an address or a list of them";
+                    _ -> " or an address"
+                end,
+    invalid("~0p has ~0tp => ~0tp, but ~0p knows ip => any~ts, port => 0..65535, ports => {Low, High}, "
+            "allow => [\"10.0.0.0/8\"], name => Atom", [Transport, Key, Value, Transport, Addresses]).
+
+%% All addresses of one endpoint.
+ips(Ips) ->
+    Parsed = [ip(sctp, Ip) || Ip <- proper(Ips)],
+    case {Parsed -- lists:usort(Parsed), [Ip || Ip <- Parsed, lists:all(fun(Part) -> Part =:= 0 end, tuple_to_list(Ip))]} of
+        {[], []} -> Parsed;
+        {[Twice | _], _} -> invalid("sctp has ip => ~0tp, which names ~ts twice", [Ips, inet:ntoa(Twice)]);
+        {[], [Any | _]} -> invalid("sctp has ip => ~0tp, but ~ts stands for all addresses: say ip => any", [Ips, inet:ntoa(Any)])
+    end.
 
 name(Name) when is_atom(Name), Name =/= undefined -> Name;
 name(Name) -> invalid("a listener has name => ~0tp, but a name is an atom", [Name]).
@@ -155,7 +174,7 @@ no_nets(Transport, Nets) ->
     Example = case Transport of
                   tcp -> "[\"10.0.0.0/8\", \"192.0.2.7\"]";
                   tcp6 -> "[\"fd00::/8\", \"2001:db8::7\"]";
-                  tls -> "[\"10.0.0.0/8\", \"fd00::/8\"]"
+                  _ -> "[\"10.0.0.0/8\", \"fd00::/8\"]"
               end,
     invalid("~0p has allow => ~0tp, but must list networks it can be reached from: ~ts~ts",
             [Transport, Nets, Example, everybody(Nets)]).
@@ -176,7 +195,7 @@ ip(Transport, Ip) ->
     Fits = case Transport of
                tcp -> inet:is_ipv4_address(Ip);
                tcp6 -> inet:is_ipv6_address(Ip);
-               tls -> inet:is_ip_address(Ip)
+               _ -> inet:is_ip_address(Ip)
            end,
     case Fits of
         true -> Ip;
@@ -189,7 +208,7 @@ no_ip(Transport, Text) ->
 
 kind(tcp) -> "an IPv4 address";
 kind(tcp6) -> "an IPv6 address";
-kind(tls) -> "an IPv4 or IPv6 address".
+kind(_) -> "an IPv4 or IPv6 address".
 
 %% An improper list has no elements to speak of.
 proper(List) ->

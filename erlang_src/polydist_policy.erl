@@ -6,9 +6,9 @@
 %%% rule's transports, then as the peer registered them.
 %%%
 %%% After the rules of the user come the default ones, which are also those of a node without a policy: on the same host uds, tls,
-%%% tcp6, tcp; on another host tls alone when this node runs the TLS carrier, else tcp6, tcp. So plain TCP to another host, where
-%%% TLS is on, needs a rule that says so. Transports from outside come last where plain TCP would do; one that does not leave this
-%%% host comes after uds.
+%%% tcp6, tcp, sctp; on another host tls alone when this node runs the TLS carrier, else tcp6, tcp, sctp. So plain TCP or SCTP to
+%%% another host, where TLS is on, needs a rule that says so. Transports from outside come last where plain TCP would do; one that
+%%% does not leave this host comes after uds.
 %%%
 %%% A peer that registered a record is dialled at the endpoints in it. A stock peer registered a port and nothing else: what that
 %%% port speaks is for the rule's `legacy' to say.
@@ -96,11 +96,12 @@ source(#{source := Source}) ->
 default(Carriers) ->
     Outside = [T || T <- Carriers, polydist_carrier:is_outside(T)],
     {Within, Beyond} = lists:partition(fun(T) -> polydist_outside:reach(T) =:= host end, Outside),
+    Plain = [tcp6, tcp] ++ [sctp || lists:member(sctp, Carriers)] ++ Beyond,
     Remote = case lists:member(tls, Carriers) of
                  true -> [tls];
-                 false -> [tcp6, tcp] ++ Beyond
+                 false -> Plain
              end,
-    Source = [{same_host, #{transports => [uds] ++ Within ++ [tls, tcp6, tcp] ++ Beyond}}, {any, #{transports => Remote}}],
+    Source = [{same_host, #{transports => [uds] ++ Within ++ [tls | Plain]}}, {any, #{transports => Remote}}],
     {ok, #{rules := Rules} = Policy} = compile(Source),
     Names = [<<"the default for this host">>, <<"the default for other hosts">>],
     Policy#{rules := [Rule#{settings := Settings#{rule := Name}}

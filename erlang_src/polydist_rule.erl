@@ -13,7 +13,8 @@
 %%%            connect_timeout => Ms            for one attempt; without it whatever net_setuptime leaves
 %%%            stagger => Ms                    how long an attempt is alone before the next one starts; 250
 %%%            registries => [epmd]             who is asked, of the key registries; all
-%%%            socket => #{nodelay, keepalive, sndbuf, recbuf, priority, tos, user_timeout}
+%%%            socket => #{nodelay, keepalive, sndbuf, recbuf, priority, tos, user_timeout,
+%%%                        sctp => #{heartbeat, path_max_retrans, max_retrans, rto_initial, rto_min, rto_max}}
 %%%
 %%% A mistake is a sentence that names the rule.
 -module(polydist_rule).
@@ -103,9 +104,12 @@ option(socket, Options) when is_list(Options) ->
     case polydist_config:pick_socket_options(Options) of
         {#{backlog := _}, _} -> invalid("has socket => backlog, which is for listeners: see inet_dist_listen_options", []);
         {Known, []} -> Known;
+        {_, [{sctp, Sctp} | _]} ->
+            invalid("has socket => #{sctp => ~0tp}, which must be a map of heartbeat, rto_initial, rto_min, rto_max (milliseconds, "
+                    "rto_min no more than rto_max) and path_max_retrans, max_retrans (1 to 65535)", [Sctp]);
         {_, [Unknown | _]} ->
             invalid("has socket => ~0tp; known are nodelay and keepalive (true or false), sndbuf, recbuf, priority, tos and "
-                    "user_timeout (a number)", [Unknown])
+                    "user_timeout (a number), and sctp (a map)", [Unknown])
     end;
 option(transports, Other) ->
     invalid("has transports => ~0tp, which must be a list: [~ts]", [Other, names(polydist_carrier:transports())]);

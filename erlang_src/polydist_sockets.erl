@@ -2,7 +2,7 @@
 %%% polydist_listeners, at boot and later.
 -module(polydist_sockets).
 
--export([open/2, close/1, failed/2, legacy/2, uds_directories/1]).
+-export([open/2, close/1, failed/2, legacy/2, local_ips/2, uds_directories/1]).
 
 -include_lib("kernel/include/file.hrl").
 
@@ -29,7 +29,7 @@ open(#{transport := Transport, place := Place, addresses := Addresses} = Result,
 open_inet(Transport, Place, Addresses, Result, Others) ->
     case {ips(Transport, Place), secured(Transport, options(Place))} of
         {{ok, Ips}, {ok, Options}} ->
-            Missing = [Ip || Ip <- Ips, not lists:keymember(Ip, 1, Addresses)],
+            Missing = [Ip || Ip <- Ips, not lists:keymember(first(Ip), 1, Addresses)],
             opened(Result, open_ips(Transport, Missing, wanted(Result, Others), ports(Result), Options));
         {{error, Reason}, _} -> failed(Result, Reason);
         {_, {error, Reason}} -> failed(Result, Reason)
@@ -86,10 +86,17 @@ open_ips(_, [], _, _, _) ->
     [];
 open_ips(Transport, [Ip | Ips], Wanted, Ports, Options) ->
     case open_ip(Transport, Ip, Wanted, Ports, Options) of
-        {ok, _, {_, Port}} = Ok -> [Ok | open_ips(Transport, Ips, Port, Ports, Options)];
+        {ok, _, At} = Ok ->
+            {_, Port} = first(At),
+            [Ok | open_ips(Transport, Ips, Port, Ports, Options)];
         Error -> [Error | open_ips(Transport, Ips, Wanted, Ports, Options)]
     end.
 
+open_ip(Transport, [Ip | Others], Wanted, Ports, Options) ->
+    case open_ip(Transport, Ip, Wanted, Ports, Options#{addresses => Others}) of
+        {ok, Listener, {_, Port} = At} -> {ok, Listener, [At | [{Other, Port} || Other <- Others]]};
+        Error -> Error
+    end;
 open_ip(Transport, Ip, any, Ports, Options) ->
     polydist_native:listen(Transport, {Ip, 0}, Options#{ports => Ports});
 open_ip(Transport, Ip, Wanted, Ports, Options) ->
@@ -98,8 +105,13 @@ open_ip(Transport, Ip, Wanted, Ports, Options) ->
         Result -> Result
     end.
 
+%% A socket may have several addresses.
+first([First | _]) -> First;
+first(Only) -> Only.
+
 opened(#{listeners := Listeners, addresses := Addresses} = Result, Tried) ->
-    {New, At} = lists:unzip([{L, A} || {ok, L, A} <- Tried]),
+    {New, Ats} = lists:unzip([{L, A} || {ok, L, A} <- Tried]),
+    At = lists:flatten(Ats),
     Open = Result#{listeners := Listeners ++ New, addresses := Addresses ++ At},
     case {Addresses ++ At, [Reason || {error, Reason} <- Tried]} of
         {[], [Reason | _]} -> failed(Open, Reason);
@@ -121,9 +133,28 @@ options(Place) ->
                #{backlog => maps:get(backlog, Socket, 128), socket => maps:remove(backlog, Socket),
                  setup_time => polydist_config:setup_time()}).
 
+%% @doc The addresses to dial from by a transport that tells the peer all of them: those of its first listener, if that one has some
+%% of its own, and the peer's family is among theirs. What is dialled on this host comes from this host.
+-spec local_ips([polydist_listeners:result()], polydist_native:address()) -> [inet:ip_address()].
+local_ips([#{transport := sctp, addresses := [_ | _] = Addresses} | _], {Peer, _}) ->
+    Ips = [Ip || {Ip, _} <- Addresses],
+    Same = [Ip || Ip <- Ips, tuple_size(Ip) =:= tuple_size(Peer)],
+    Apart = [Ip || Ip <- Ips, Ip =:= ?ANY4 orelse Ip =:= ?ANY6 orelse is_loopback(Ip) =/= is_loopback(Peer)],
+    case {Same, Apart} of
+        {[_ | _], []} -> Ips;
+        _ -> []
+    end;
+local_ips([#{} | Results], Peer) ->
+    local_ips(Results, Peer);
+local_ips([], _) ->
+    [].
+
+is_loopback({127, _, _, _}) -> true;
+is_loopback(Ip) -> Ip =:= ?LOOPBACK6.
+
 %% Where to listen: the key listen, else inet_dist_use_interface, else everywhere.
 ips(Transport, #{ip := any}) -> {ok, everywhere(Transport)};
-ips(_, #{ip := Ip}) -> {ok, [Ip]};
+ips(_, #{ip := Ip}) -> {ok, [Ip]}; % of SCTP this may be a list of what belongs together
 ips(Transport, #{}) ->
     case polydist_config:interface() of
         any -> {ok, everywhere(Transport)};
@@ -133,12 +164,13 @@ ips(Transport, #{}) ->
 
 everywhere(tcp) -> [?ANY4];
 everywhere(tcp6) -> [?ANY6];
-everywhere(tls) -> [?ANY4, ?ANY6].
+everywhere(_) -> [?ANY4, ?ANY6].
 
 at_interface(tcp, Ip, 4) -> {ok, [Ip]};
 at_interface(tcp6, Ip, 8) -> {ok, [Ip]};
-at_interface(tls, Ip, _) when Ip =:= ?LOOPBACK4; Ip =:= ?LOOPBACK6 -> {ok, [?LOOPBACK4, ?LOOPBACK6]};
-at_interface(tls, Ip, _) -> {ok, [Ip]};
+at_interface(Both, Ip, _) when Both =:= tls orelse Both =:= sctp, Ip =:= ?LOOPBACK4 orelse Ip =:= ?LOOPBACK6 ->
+    {ok, [?LOOPBACK4, ?LOOPBACK6]};
+at_interface(Both, Ip, _) when Both =:= tls; Both =:= sctp -> {ok, [Ip]};
 at_interface(tcp, ?LOOPBACK6, 8) -> {ok, [?LOOPBACK4]};
 at_interface(tcp6, ?LOOPBACK4, 4) -> {ok, [?LOOPBACK6]};
 at_interface(Transport, Ip, _) ->

@@ -71,7 +71,7 @@ mistakes_are_sentences_test_() ->
             {[["legacy", "uds"]], [], "uds"},
             {[], [{log_level, loud}], "loud"},
             {[], [{listen, [tcp]}], "map"},
-            {[], [{listen, #{sctp => #{}}}], "sctp"},
+            {[], [{listen, #{dccp => #{}}}], "dccp"},
             {[], [{listen, #{tcp => #{port => 70000}}}], "70000"},
             {[], [{listen, #{tcp => #{ports => {9, 3}}}}], "{9,3}"},
             {[], [{listen, #{tcp => #{ip => "::1"}}}], "IPv4"},

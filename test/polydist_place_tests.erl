@@ -9,6 +9,13 @@ options_are_taken_as_written_test_() ->
         {tcp, #{ip => any, port => 9100}, #{ip => any, ports => {9100, 9100}}},
         {tcp6, #{ip => <<"::1">>, ports => {1, 5}, name => inner}, #{ip => {0, 0, 0, 0, 0, 0, 0, 1}, ports => {1, 5}, name => inner}},
         {tls, #{ip => {127, 0, 0, 1}}, #{ip => {127, 0, 0, 1}}},
+        {sctp, #{ip => any, port => 5}, #{ip => any, ports => {5, 5}}},
+        {sctp, #{ip => "192.0.2.1"}, #{ip => {192, 0, 2, 1}}},
+        {sctp, #{ip => {192, 0, 2, 1}}, #{ip => {192, 0, 2, 1}}},
+        {sctp, #{ip => ["192.0.2.1", <<"::1">>, {192, 0, 2, 2}]},
+         #{ip => [{192, 0, 2, 1}, {0, 0, 0, 0, 0, 0, 0, 1}, {192, 0, 2, 2}]}},
+        {sctp, #{ip => ["192.0.2.1"], allow => ["::1"]},
+         #{ip => [{192, 0, 2, 1}], allow => [{{0, 0, 0, 0, 0, 0, 0, 1}, 128}]}},
         {uds, #{dir => <<"/d">>, mode => 8#660, allow => [0, 1000]}, #{dir => "/d", mode => 8#660, allow => [0, 1000]}},
         {uds, #{path => "/run/ä"}, #{path => <<"/run/ä"/utf8>>}}
     ]].
@@ -41,7 +48,7 @@ the_key_listen_has_a_map_or_a_list_of_maps_for_each_test() ->
 
 mistakes_in_the_key_listen_are_named_test_() ->
     [?_assertThrow({invalid, _}, polydist_place:parse(Listen)) || Listen <- [
-        [], none, #{sctp => #{}}, #{tcp => none}, #{tcp => []}, #{tcp => [#{} | none]}, #{tcp => [none]}, #{1 => #{}},
+        [], none, #{dccp => #{}}, #{tcp => none}, #{tcp => []}, #{tcp => [#{} | none]}, #{tcp => [none]}, #{1 => #{}},
         #{tcp => [#{name => a}, #{name => a}]}, #{tcp => #{name => a}, uds => #{name => a}}
     ]].
 
@@ -57,6 +64,12 @@ mistakes_are_named_test_() ->
         {#{transport => tcp, dir => "/d"}, "dir"},
         {#{transport => tcp, ip => [300]}, "IP"},
         {#{transport => tcp, ip => "127.1"}, "127.1"},
+        {#{transport => sctp, ip => ["192.0.2.1", "192.0.2.1"]}, "192.0.2.1 twice"},
+        {#{transport => sctp, ip => ["192.0.2.1", "0.0.0.0"]}, "ip => any"},
+        {#{transport => sctp, ip => ["192.0.2.1", "x"]}, "not an IP address"},
+        {#{transport => sctp, ip => ["192.0.2.1" | x]}, "improper"},
+        {#{transport => sctp, ip => []}, "not an IP address"},
+        {#{transport => sctp, path => "/s"}, "a list of them"},
         {#{transport => tcp, name => undefined}, "atom"},
         {#{transport => tcp, allow => none}, "networks"},
         {#{transport => tcp, allow => [none]}, "networks"},

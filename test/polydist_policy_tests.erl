@@ -62,6 +62,31 @@ without_a_policy_and_without_tls_another_host_is_dialled_by_tcp6_then_tcp_test()
     {Candidates, _} = polydist_policy:candidates(polydist_policy:default(Carriers), Carriers, peer(false)),
     ?assertEqual([tcp6, tcp], [T || #{transport := T} <- Candidates]).
 
+sctp_comes_last_without_a_policy_and_never_beyond_this_host_where_tls_is_on_test() ->
+    Carriers = [sctp | ?ALL],
+    Dialled = fun(Carried, SameHost) ->
+        Peer = record(SameHost, [{sctp, {any4, 1004}}, {sctp, {any6, 1004}}, {tcp, {any4, 1001}}]),
+        {Candidates, _} = polydist_policy:candidates(polydist_policy:default(Carried), Carried, Peer),
+        [{T, Address} || #{transport := T, address := Address} <- Candidates]
+    end,
+    Both = [{tcp, {?IP4, 1001}}, {sctp, {?IP4, 1004}}, {sctp, {?IP6, 1004}}],
+    ?assertEqual(Both, Dialled(Carriers, true)),
+    ?assertEqual([], Dialled(Carriers, false)),
+    ?assertEqual(Both, Dialled([sctp, tcp], false)),
+    ?assertEqual(tl(Both), Dialled([sctp], false)).
+
+every_address_of_an_endpoint_of_sctp_is_a_candidate_test() ->
+    Peer = record(false, [{sctp, {?IP4, 7}}, {sctp, {{192, 0, 2, 2}, 7}}, {sctp, {?IP6, 7}}, {sctp, {local, ?PATH}}]),
+    {Candidates, _} = polydist_policy:candidates(compiled([{any, #{transports => [sctp]}}]), [sctp], Peer),
+    ?assertEqual([{?IP4, 7}, {{192, 0, 2, 2}, 7}, {?IP6, 7}], [A || #{address := A} <- Candidates]).
+
+options_of_sctp_are_taken_as_written_test() ->
+    Sctp = #{heartbeat => 500, path_max_retrans => 2, max_retrans => 65535, rto_initial => 300, rto_min => 100, rto_max => 100},
+    {ok, Policy} = polydist_policy:compile([{any, #{transports => [sctp], socket => #{sctp => Sctp}}}]),
+    {Candidates, _} = polydist_policy:candidates(Policy, [sctp], record(false, [{sctp, {?IP4, 7}}])),
+    [#{settings := #{socket := Socket}}] = Candidates,
+    ?assertEqual(#{sctp => Sctp}, Socket).
+
 a_peer_no_rule_fits_gets_the_default_test() ->
     ?assertEqual([tls], transports([{"other@*", #{transports => [tcp]}}], peer(false))).
 
@@ -377,7 +402,12 @@ mistakes_are_sentences_test_() ->
                 {[tls], #{registries => epmd}, ["epmd"]},
                 {[tls], #{socket => #{linger => true}}, ["linger", "nodelay"]},
                 {[tls], #{socket => [{nodelay, true} | x]}, ["socket"]},
-                {[tls], #{socket => #{backlog => 5}}, ["backlog"]}
+                {[tls], #{socket => #{backlog => 5}}, ["backlog"]},
+                {[sctp], #{socket => #{sctp => #{heartbeat => 0}}}, ["heartbeat => 0", "milliseconds"]},
+                {[sctp], #{socket => #{sctp => #{path_max_retrans => 65536}}}, ["65536", "65535"]},
+                {[sctp], #{socket => #{sctp => #{rto_min => 200, rto_max => 100}}}, ["rto_min no more than rto_max"]},
+                {[sctp], #{socket => #{sctp => #{rto => 200}}}, ["rto => 200", "rto_initial"]},
+                {[sctp], #{socket => [{sctp, 500}]}, ["500", "map"]}
             ]
         ]
     ].

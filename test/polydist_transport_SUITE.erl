@@ -11,7 +11,7 @@ suite() -> [{timetrap, {minutes, 2}}].
 all() -> [{group, Group} || Group <- transports() ++ [choice]].
 
 %% The last ones are from outside: test/outside.
-transports() -> [tcp, tcp6, tls, uds, abstract] ++ [vsock || polydist_ct:has_vsock()].
+transports() -> [tcp, tcp6, tls, uds, abstract] ++ [vsock || polydist_ct:has_vsock()] ++ [sctp || polydist_ct:has_sctp()].
 
 groups() ->
     [{Transport, [], [{group, we_dial}, {group, they_dial}]} || Transport <- transports()] ++
@@ -488,11 +488,12 @@ net_kernel_knows_the_node(Config) ->
         true = lists:keymember(B, 1, Nodes)
     end).
 
-has_nodelay(Transport) -> lists:member(Transport, [tcp, tcp6, tls]).
+has_nodelay(Transport) -> lists:member(Transport, [tcp, tcp6, tls, sctp]).
 
 net_address(tcp) -> {inet, polydist_tcp};
 net_address(tcp6) -> {inet6, polydist_tcp6};
 net_address(tls) -> {inet, polydist_tls};
+net_address(sctp) -> {inet, polydist_sctp};
 net_address(uds) -> {local, polydist_uds};
 net_address(Outside) -> {Outside, Outside}.
 
@@ -519,7 +520,7 @@ is_peer(uds, out, {local, Path}) -> is_binary(Path);
 is_peer(uds, in, Peer) -> Peer =/= undefined;
 is_peer(tcp, _, {{127, 0, 0, 1}, Port}) -> is_integer(Port);
 is_peer(tcp6, _, {{0, 0, 0, 0, 0, 0, 0, 1}, Port}) -> is_integer(Port);
-is_peer(tls, _, {Ip, Port}) -> is_tuple(Ip) andalso is_integer(Port);
+is_peer(Transport, _, {Ip, Port}) when Transport =:= tls; Transport =:= sctp -> is_tuple(Ip) andalso is_integer(Port);
 is_peer(_, _, {opaque, Bytes}) -> is_binary(Bytes);
 is_peer(_, _, _) -> false.
 

@@ -77,7 +77,7 @@ value() ->
     oneof([anything(), ?SIZED(Size, resize(Size div 5, listen()))]).
 
 listen() ->
-    ?LET(Places, list({oneof([tcp, tcp6, tls, uds, anything()]), oneof([anything(), place()])}), maps:from_list(Places)).
+    ?LET(Places, list({oneof([tcp, tcp6, tls, uds, sctp, anything()]), oneof([anything(), place()])}), maps:from_list(Places)).
 
 place() ->
     Option = {oneof([ip, port, ports, dir, mode, anything()]), oneof([anything(), "::1", {0, 9}])},

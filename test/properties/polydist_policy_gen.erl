@@ -8,7 +8,7 @@
 
 -import(polydist_properties, [anything/0]).
 
--define(TRANSPORTS, [tcp, tcp6, tls, uds]).
+-define(TRANSPORTS, [tcp, tcp6, tls, uds, sctp]).
 
 %% Rules that are all right: only the last may fit whatever comes.
 rules() ->
@@ -123,7 +123,8 @@ socket(false, Options) -> maps:to_list(Options).
 
 socket_option() ->
     oneof([{nodelay, boolean()}, {keepalive, boolean()}, {sndbuf, range(1, 1000000)}, {recbuf, range(1, 1000000)},
-           {priority, range(0, 6)}, {tos, range(0, 255)}, {user_timeout, range(1, 60000)}]).
+           {priority, range(0, 6)}, {tos, range(0, 255)}, {user_timeout, range(1, 60000)},
+           {sctp, #{heartbeat => range(1, 60000), path_max_retrans => range(1, 9)}}]).
 
 %% Whatever the transports allow that to be.
 legacy(Transports) ->
@@ -155,8 +156,8 @@ short(Generator) ->
 %% What a peer registers: mostly what belongs together, and any lie.
 endpoint() ->
     frequency([
-        {6, oneof([{tcp, {any4, port()}}, {tcp6, {any6, port()}}, {tls, {oneof([any4, any6]), port()}}])},
-        {6, oneof([{tcp, {ip4(), port()}}, {tcp6, {ip6(), port()}}, {tls, {ip(), port()}}])},
+        {6, oneof([{tcp, {any4, port()}}, {tcp6, {any6, port()}}, {oneof([tls, sctp]), {oneof([any4, any6]), port()}}])},
+        {6, oneof([{tcp, {ip4(), port()}}, {tcp6, {ip6(), port()}}, {oneof([tls, sctp]), {ip(), port()}}])},
         {4, {uds, {local, path()}}},
         {2, {oneof(?TRANSPORTS), oneof([{oneof([any4, any6]), port()}, {ip(), port()}, {local, path()}, {opaque, binary()}])}}
     ]).
@@ -232,7 +233,7 @@ wrong_option() ->
         {stagger, oneof([-1, 0.5, infinity])},
         {registries, oneof([dns, epmd, [dns], [epmd, dns], [epmd, epmd], improper(epmd, epmd)])},
         {socket, oneof([[linger], #{linger => true}, [{nodelay, 1}], #{sndbuf => 0}, #{sndbuf => big}, nodelay, #{backlog => 5},
-                        #{user_timeout => -1}, improper({nodelay, true}, x)])},
+                        #{user_timeout => -1}, #{sctp => #{heartbeat => 0}}, improper({nodelay, true}, x)])},
         {transport, [tcp]},
         {?SUCHTHAT(Key, anything(), not lists:member(Key, Known)), anything()},
         {oneof(["transports", 7, <<"legacy">>]), anything()}

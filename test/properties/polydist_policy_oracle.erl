@@ -56,7 +56,7 @@ offered({port, Port}, Peer) ->
 suits(uds, {local, _}) -> true;
 suits(tcp, {Ip, _}) when tuple_size(Ip) =:= 4 -> true;
 suits(tcp6, {Ip, _}) when tuple_size(Ip) =:= 8 -> true;
-suits(tls, {Ip, _}) when is_tuple(Ip) -> true;
+suits(Transport, {Ip, _}) when is_tuple(Ip), Transport =:= tls orelse Transport =:= sctp -> true;
 suits(_, _) -> false.
 
 dialable({_, 0}, _) -> [];
@@ -100,9 +100,9 @@ numbered(Rules, Carriers) ->
     Remote =
         case lists:member(tls, Carriers) of
             true -> [tls];
-            false -> [tcp6, tcp]
+            false -> [tcp6, tcp, sctp]
         end,
-    Defaults = [{same_host, #{transports => [uds, tls, tcp6, tcp]}}, {any, #{transports => Remote}}],
+    Defaults = [{same_host, #{transports => [uds, tls, tcp6, tcp, sctp]}}, {any, #{transports => Remote}}],
     lists:zip(lists:seq(1, length(Rules) + 2), Rules ++ Defaults).
 
 fits(any, _) -> true;

@@ -63,6 +63,6 @@ anything(Size) ->
 
 word() ->
     oneof([
-        any, all, 'not', net, host, same_host, transports, ticktime, legacy, socket, tcp, tcp6, tls, uds, none, ms, epmd, ip,
+        any, all, 'not', net, host, same_host, transports, ticktime, legacy, socket, tcp, tcp6, tls, uds, sctp, none, ms, epmd, ip,
         port, dir, mode, true, undefined, '', 'two words'
     ]).

@@ -5,7 +5,7 @@
 -export([doc/1, open_lab/2, without_global/1, close_lab/1, lab/1, put_lab/2]).
 -export([start_epmd/0, start_epmd/1, stop_epmd/1, epmd_names/1, epmd_lookup/2, tool/1]).
 -export([write_certificates/2, write_tls_options/2, tls_options/1, temporary_directory/0]).
--export([wait_until/1, wait_until/2, parallel/1, free_port/0, unique/1, root/0, has_vsock/0]).
+-export([wait_until/1, wait_until/2, parallel/1, free_port/0, unique/1, root/0, has_vsock/0, has_sctp/0]).
 
 -export_type([lab/0, epmd/0]).
 
@@ -286,4 +286,12 @@ has_vsock() ->
             Bound =:= ok;
         {error, _} ->
             false
+    end.
+
+%% @doc Whether this kernel has SCTP, perhaps in a module that it loads now.
+-spec has_sctp() -> boolean().
+has_sctp() ->
+    case socket:open(inet, stream, sctp) of
+        {ok, Socket} -> socket:close(Socket) =:= ok;
+        {error, _} -> false
     end.
