@@ -21,13 +21,13 @@ pub enum Address {
 
 impl Address {
     pub(crate) fn from_kernel(address: &SockAddr) -> Self {
+        let path = |path: &Path| path.as_os_str().as_bytes().to_vec();
         match address.as_socket() {
             Some(ip) => Self::Ip(canonical(ip)),
-            None => Self::Local(
-                address
-                    .as_pathname()
-                    .map_or_else(Vec::new, |path| path.as_os_str().as_bytes().to_vec()),
-            ),
+            None if address.is_unix() => {
+                Self::Local(address.as_pathname().map_or_else(Vec::new, path))
+            }
+            None => Self::Opaque(Vec::new()),
         }
     }
 
@@ -60,7 +60,14 @@ impl fmt::Display for Address {
             Self::Ip(address) => address.fmt(f),
             Self::Local(name) | Self::Opaque(name) if name.is_empty() => f.write_str("(unnamed)"),
             Self::Local(path) => f.write_str(&String::from_utf8_lossy(path)),
-            Self::Opaque(bytes) => bytes.escape_ascii().fmt(f),
+            // Printable ones are a name, most likely; others are a number.
+            Self::Opaque(bytes) if bytes.iter().all(u8::is_ascii_graphic) => {
+                f.write_str(&String::from_utf8_lossy(bytes))
+            }
+            Self::Opaque(bytes) => {
+                f.write_str("0x")?;
+                bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
         }
     }
 }

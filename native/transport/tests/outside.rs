@@ -105,7 +105,7 @@ async fn both_ends_know_what_there_is_to_know() {
         let pid = info.credentials.map(|credentials| credentials.pid);
         assert_eq!(pid, Some(std::process::id() as i32));
     }
-    assert_eq!(there().to_string(), r"\x00there\xff");
+    assert_eq!(there().to_string(), "0x007468657265ff");
 }
 
 #[tokio::test]
