@@ -14,7 +14,8 @@
 -export([childspecs/1, listen/3, accept/1, accept_connection/5, setup/5, select/1, close/1, address/2, setopts/2, getopts/2]).
 
 %% for the rest of polydist
--export([transports/0, outside/0, is_outside/1, named/1, transport/1, implementation/1, net_address/3, host/0, take_up/2]).
+-export([transports/0, outside/0, is_outside/1, is_inet/1, named/1, transport/1, implementation/1, net_address/3, host/0,
+         take_up/2]).
 
 %% internal, exported for spawn
 -export([accept_loop/3]).
@@ -82,6 +83,11 @@ outside() ->
 -spec is_outside(polydist_native:transport()) -> boolean().
 is_outside(Transport) ->
     not lists:member(Transport, native()).
+
+%% @doc Whether a transport's addresses are IP addresses and ports.
+-spec is_inet(term()) -> boolean().
+is_inet(Transport) ->
+    Transport =/= uds andalso lists:member(Transport, native()).
 
 %% @doc The transport that a name in `-proto_dist' stands for, if its carrier is one of ours.
 -spec named(Name :: string()) -> {ok, polydist_native:transport()} | error.

@@ -128,10 +128,11 @@ keep(#{sup := Sup, acceptor := Acceptor} = State) ->
         close -> closed(State);
         {'DOWN', Sup, process, _, _} -> closed(State);
         {'EXIT', Acceptor, {shutdown, ok}} -> keep(accepting(State#{said := none}));
+        {'EXIT', Acceptor, {shutdown, {ok, {error, {_, Sentence}}}}} -> keep(accepting(say(Sentence, State)));
         {'EXIT', Acceptor, {shutdown, {error, {closed, _}}}} -> keep(State); % and is about to be told
-        {'EXIT', Acceptor, {shutdown, {error, {_, Sentence}}}} -> keep(said(Sentence, State));
+        {'EXIT', Acceptor, {shutdown, {error, {_, Sentence}}}} -> keep(failed(Sentence, State));
         {'EXIT', Acceptor, Reason} ->
-            keep(said(polydist_log:text("the process that accepts was ended: ~0tP", [Reason, 20]), State));
+            keep(failed(polydist_log:text("the process that accepts was ended: ~0tP", [Reason, 20]), State));
         accept -> keep(accepting(State));
         _ -> keep(State)
     end.
@@ -139,9 +140,12 @@ keep(#{sup := Sup, acceptor := Acceptor} = State) ->
 accepting(#{transport := Transport, socket := Socket, listener := Listener} = State) ->
     State#{acceptor := accept(Transport, Socket, Listener)}.
 
-said(Sentence, #{transport := Transport, said := Said} = State) ->
-    Said =:= Sentence orelse polydist_log:say(warning, "~p, which goes on listening: ~ts", [Transport, Sentence]),
+failed(Sentence, State) ->
     _ = erlang:send_after(?BACK_OFF, self(), accept),
+    say(Sentence, State).
+
+say(Sentence, #{transport := Transport, said := Said} = State) ->
+    Said =:= Sentence orelse polydist_log:say(warning, "~p, which goes on listening: ~ts", [Transport, Sentence]),
     State#{said := Sentence}.
 
 closed(#{transport := Transport, socket := Socket, acceptor := Acceptor}) ->
@@ -150,10 +154,10 @@ closed(#{transport := Transport, socket := Socket, acceptor := Acceptor}) ->
 
 accepted(Transport, Listener, {ok, {ok, Stream, Peer}}) ->
     Ref = make_ref(),
-    From = {opaque, shown(Transport, Peer)},
-    Feed = fun(Fd) -> polydist_native:outside_feed(Listener, Fd, From, Ref) end,
+    {Told, Bytes} = shown(encode(Transport, Peer)),
+    Feed = fun(Fd) -> polydist_native:outside_feed(Listener, Fd, {opaque, Bytes}, Ref) end,
     case descriptor(Transport, Stream, Feed) of
-        ok -> polydist_native:await(Ref, infinity); % until there is a place for it
+        ok -> awaited(polydist_native:await(Ref, infinity), Told); % until there is a place for it
         Error -> Error
     end;
 accepted(Transport, _, {ok, {error, Reason}}) ->
@@ -163,12 +167,12 @@ accepted(Transport, _, {ok, Other}) ->
 accepted(_, _, Error) ->
     Error.
 
-%% A peer's address is only shown; it need not be one that can be registered.
-shown(Transport, Peer) ->
-    case call(Transport, encode, [Peer]) of
-        {ok, Bytes} when is_binary(Bytes), byte_size(Bytes) =< 255 -> Bytes;
-        _ -> <<>>
-    end.
+%% The address of a peer that connects is only shown: what is wrong with it is said, and the connection goes on.
+shown({ok, Bytes}) -> {ok, Bytes};
+shown({error, _} = Error) -> {{ok, Error}, <<>>}.
+
+awaited(ok, Told) -> Told;
+awaited(Error, _) -> Error.
 
 %%
 %% Dialling

@@ -38,9 +38,9 @@ example(domain) -> "\"nodes.example\"";
 example(ports) -> "[{tls, 4370}]";
 example(nameservers) -> "[{{127, 0, 0, 1}, 53}]".
 
-is_right(services, Services) -> all(Services, fun({T, Service}) -> is_inet(T) andalso is_text(Service) end);
+is_right(services, Services) -> all(Services, fun({T, Service}) -> polydist_carrier:is_inet(T) andalso is_text(Service) end);
 is_right(domain, Domain) -> Domain =:= host orelse is_text(Domain);
-is_right(ports, Ports) -> all(Ports, fun({T, Port}) -> is_inet(T) andalso is_port_number(Port) end);
+is_right(ports, Ports) -> all(Ports, fun({T, Port}) -> polydist_carrier:is_inet(T) andalso is_port_number(Port) end);
 is_right(nameservers, Servers) -> all(Servers, fun({Ip, Port}) -> inet:is_ip_address(Ip) andalso is_port_number(Port) end);
 is_right(_, _) -> true. % said already
 
@@ -50,8 +50,6 @@ all(List, Is) ->
     catch
         error:_ -> false
     end.
-
-is_inet(Transport) -> Transport =/= uds andalso lists:member(Transport, polydist_carrier:transports()).
 
 is_text([_ | _] = Text) -> lists:all(fun(Char) -> is_integer(Char) andalso Char > 32 andalso Char < 127 end, Text);
 is_text(_) -> false.

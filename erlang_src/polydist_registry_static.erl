@@ -73,8 +73,7 @@ inet(Glob, {Transport, Host, Port} = Endpoint) ->
 inet(Glob, Other) -> wrong(Glob, Other).
 
 is_inet(Transport, Port) ->
-    Transport =/= uds andalso lists:member(Transport, polydist_carrier:transports())
-        andalso is_integer(Port) andalso Port > 0 andalso Port =< 65535.
+    polydist_carrier:is_inet(Transport) andalso is_integer(Port) andalso Port > 0 andalso Port =< 65535.
 
 text(Text) when is_list(Text), Text =/= []; is_binary(Text) ->
     case unicode:characters_to_list(Text) of
