@@ -17,12 +17,15 @@ listen(Options, Node) ->
             Error
     end.
 
+%% Who connects has no name of its own.
+
 accept(Socket) ->
     case socket:accept(Socket) of
-        {ok, Stream} -> {ok, Stream, <<"a local process">>};
+        {ok, Stream} -> {ok, Stream, <<"-">>};
         Error -> Error
     end.
 
+%% A socket that comes to nothing is closed with the process.
 connect(Name, Milliseconds) ->
     {ok, Socket} = socket:open(local, stream),
     case socket:connect(Socket, address(Name), Milliseconds) of
