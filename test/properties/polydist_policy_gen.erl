@@ -124,7 +124,7 @@ socket(false, Options) -> maps:to_list(Options).
 socket_option() ->
     oneof([{nodelay, boolean()}, {keepalive, boolean()}, {sndbuf, range(1, 1000000)}, {recbuf, range(1, 1000000)},
            {priority, range(0, 6)}, {tos, range(0, 255)}, {user_timeout, range(1, 60000)},
-           {sctp, #{heartbeat => range(1, 60000), path_max_retrans => range(1, 9)}}]).
+           {sctp, ?LET({Heartbeat, Max}, {range(1, 60000), range(1, 9)}, #{heartbeat => Heartbeat, path_max_retrans => Max})}]).
 
 %% Whatever the transports allow that to be.
 legacy(Transports) ->
@@ -133,7 +133,8 @@ legacy(Transports) ->
 
 %% Any of the transports in any order.
 carriers() ->
-    ?LET({Order, Length}, {vector(4, range(0, 1000)), frequency([{1, 0}, {2, 1}, {2, 2}, {2, 3}, {4, 4}])},
+    Lengths = frequency([{1, 0}, {2, 1}, {2, 2}, {2, 3}, {4, 4}, {4, 5}]),
+    ?LET({Order, Length}, {vector(length(?TRANSPORTS), range(0, 1000)), Lengths},
          lists:sublist([T || {_, T} <- lists:sort(lists:zip(Order, ?TRANSPORTS))], Length)).
 
 peer() ->
@@ -226,7 +227,7 @@ wrong_match() ->
 wrong_option() ->
     Known = [transports, ticktime, legacy, connect_timeout, stagger, registries, socket],
     oneof([
-        {transports, oneof([tcp, [sctp], [tcp, tcp], improper(tcp, tls), "tcp", [[]]])},
+        {transports, oneof([tcp, [quic], [tcp, tcp], improper(tcp, tls), "tcp", [[]]])},
         {ticktime, oneof([0, -1, 0.05, {99, ms}, {0.5, ms}, {1000, s}, infinity, "8", {1000}])},
         {legacy, oneof([uds, "tcp", true, [tcp], tcp6])},
         {connect_timeout, oneof([0, -1, 1.5, infinity, "1"])},
