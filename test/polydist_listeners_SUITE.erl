@@ -317,7 +317,7 @@ mistakes_are_sentences(Config) ->
      end || {Kind, Options, Part} <- [
         {bad_listener, [], "map"},
         {bad_listener, #{port => 1}, "transport"},
-        {bad_listener, #{transport => sctp}, "sctp"},
+        {bad_listener, #{transport => quic}, "quic"},
         {bad_listener, #{transport => tcp, port => 70000}, "70000"},
         {bad_listener, #{transport => tcp, colour => red}, "colour"},
         {bad_listener, #{transport => tcp, ip => "::1"}, "IPv4"},
