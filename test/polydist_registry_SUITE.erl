@@ -995,7 +995,7 @@ net_kernel_waits_for_no_registry(Config) ->
         [by_hand("busy" ++ integer_to_list(N)) || N <- lists:seq(1, 3)],
     run(Us, fun() -> [spawn(fun() -> net_kernel:connect_node(Each) end) || Each <- Stuck] end),
     wait_until(fun() -> run(Us, fun() -> pending() end) =:= 20 end),
-    %% What blocks net_kernel does so each time, a busy machine now and then.
+    %% What blocks net_kernel does so each time, and for three seconds; a busy machine now and then.
     Served = fun() ->
         pong = net_adm:ping(Node),
         net_kernel:get_net_ticktime()
@@ -1003,7 +1003,7 @@ net_kernel_waits_for_no_registry(Config) ->
     Times = [element(1, call(Us, timer, tc, [Served])) || _ <- lists:seq(1, 50)],
     20 = run(Us, fun() -> pending() end),
     ct:log("~p", [lists:sort(Times)]),
-    true = lists:nth(45, lists:sort(Times)) < 50000,
+    true = lists:nth(45, lists:sort(Times)) < 250000,
     wait_until(fun() -> run(Us, fun() -> pending() end) =:= 0 end).
 
 compute(Query) -> compute(Query).
