@@ -26,6 +26,14 @@ const SCTP_GET_LOCAL_ADDRS: i32 = 109;
 /// Bit of `spp_flags`: heartbeats are sent, at the interval given.
 const SPP_HB_ENABLE: u32 = 1;
 
+/// Bit of `spp_flags`: packets are as long as `spp_pathmtu` says.
+const SPP_PMTUD_DISABLE: u32 = 16;
+
+/// The longest packets, in bytes. A receiver tells that it has room again once that is a packet's worth,
+/// and its room is 100 kB by default: with the 64 KiB of a loopback a sender that has filled the room
+/// would be told by its own retransmission timer, after seconds.
+const LONGEST_PACKET: u32 = 16_000;
+
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 
@@ -124,6 +132,20 @@ fn association(max_retrans: u16) -> [u8; 20] {
     let mut params = [0; 20];
     put(&mut params, 4, &max_retrans.to_ne_bytes()); // sasoc_asocmaxrxt
     params
+}
+
+/// Has a connection whose paths all carry longer packets send, and expect, none longer than
+/// [`LONGEST_PACKET`].
+pub(crate) fn limit_packets(socket: &Socket) -> io::Result<()> {
+    let mut params = [0; 156];
+    get(socket, SCTP_PEER_ADDR_PARAMS, &mut params)?;
+    if u32::from_ne_bytes(take(&params, 138)) <= LONGEST_PACKET {
+        return Ok(());
+    }
+    let mut params = [0; 156];
+    put(&mut params, 138, &LONGEST_PACKET.to_ne_bytes()); // spp_pathmtu
+    put(&mut params, 146, &SPP_PMTUD_DISABLE.to_ne_bytes()); // spp_flags
+    set(socket, SCTP_PEER_ADDR_PARAMS, &params)
 }
 
 pub(crate) fn set_nodelay(socket: &Socket, on: bool) -> io::Result<()> {

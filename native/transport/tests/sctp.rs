@@ -236,6 +236,34 @@ fn soon_or_never(
     }
 }
 
+/// With the packets of a loopback each of many fillings of the receiver's room would cost seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loopback_is_not_slow() {
+    if skipped("sctp") {
+        return;
+    }
+    for place in [sctp4(), sctp6()] {
+        let (listener, mut incoming) = place.open().unwrap();
+        let (dialled, accepted) = place.pair(&listener, &mut incoming).await;
+        let mut ours = Raw::new(soon(dialled.detach()).await.unwrap());
+        let mut theirs = Raw::new(soon(accepted.connection.detach()).await.unwrap());
+        let start = std::time::Instant::now();
+        let writing = std::thread::spawn(move || {
+            for _ in 0..1000 {
+                ours.write_all(&[7; 30_000]).unwrap();
+            }
+            ours
+        });
+        theirs.read_exactly(30_000_000).unwrap();
+        assert!(
+            start.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            start.elapsed()
+        );
+        drop(writing.join().unwrap());
+    }
+}
+
 /// All that was written before a close arrives, however much of it the kernel still has.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_close_loses_nothing() {
