@@ -67,7 +67,7 @@ impl Transport for Sctp {
         _side: &Side,
     ) -> BoxFuture<Result<Wire, Error>> {
         // Fails when the peer has gone already; what it said before can still be read.
-        let _ = sctp_options::limit_packets(stream.socket());
+        let _ = sctp_options::prepare(stream.socket());
         Box::pin(std::future::ready(Ok(Wire::Plain(stream))))
     }
 

@@ -26,6 +26,9 @@ const SCTP_GET_LOCAL_ADDRS: i32 = 109;
 /// Bit of `spp_flags`: heartbeats are sent, at the interval given.
 const SPP_HB_ENABLE: u32 = 1;
 
+/// Bit of `spp_flags`: a heartbeat is sent now.
+const SPP_HB_DEMAND: u32 = 4;
+
 /// Bit of `spp_flags`: packets are as long as `spp_pathmtu` says.
 const SPP_PMTUD_DISABLE: u32 = 16;
 
@@ -113,15 +116,21 @@ impl SctpOpts {
     }
 }
 
-/// The kernel refuses a number greater than those of all paths together, which come to the same: when
-/// the last path is given up, so is the connection.
+/// For a connection the kernel refuses a number greater than those of all paths together, at this
+/// moment: so each path has it for as long.
 fn set_max_retrans(socket: &Socket, max: u16) -> io::Result<()> {
-    match set(socket, SCTP_ASSOCINFO, &association(max)) {
+    let set = || set(socket, SCTP_ASSOCINFO, &association(max));
+    let of_paths = |max| SctpOpts {
+        path_max_retrans: max,
+        ..SctpOpts::default()
+    };
+    match set() {
         Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => {
-            let paths = peer_addresses(socket)?.len() as u32;
-            let each = SctpOpts::of(socket)?.path_max_retrans.unwrap_or(0);
-            let all = u16::try_from(paths * u32::from(each)).unwrap_or(max);
-            set(socket, SCTP_ASSOCINFO, &association(max.min(all)))
+            let before = of_paths(SctpOpts::of(socket)?.path_max_retrans);
+            of_paths(Some(max)).apply(socket)?;
+            let done = set();
+            before.apply(socket)?;
+            done
         }
         done => done,
     }
@@ -134,17 +143,21 @@ fn association(max_retrans: u16) -> [u8; 20] {
     params
 }
 
-/// Has a connection whose paths all carry longer packets send, and expect, none longer than
-/// [`LONGEST_PACKET`].
-pub(crate) fn limit_packets(socket: &Socket) -> io::Result<()> {
+/// Makes a new connection ready. Asks at once on each path whether it works: of all but the first
+/// that is not known yet, and nothing is sent on them, which by default takes three seconds. And lets
+/// packets be no longer than [`LONGEST_PACKET`], where all paths could carry longer ones.
+pub(crate) fn prepare(socket: &Socket) -> io::Result<()> {
     let mut params = [0; 156];
     get(socket, SCTP_PEER_ADDR_PARAMS, &mut params)?;
-    if u32::from_ne_bytes(take(&params, 138)) <= LONGEST_PACKET {
-        return Ok(());
-    }
+    let long = u32::from_ne_bytes(take(&params, 138)) > LONGEST_PACKET;
     let mut params = [0; 156];
-    put(&mut params, 138, &LONGEST_PACKET.to_ne_bytes()); // spp_pathmtu
-    put(&mut params, 146, &SPP_PMTUD_DISABLE.to_ne_bytes()); // spp_flags
+    let flags = if long {
+        put(&mut params, 138, &LONGEST_PACKET.to_ne_bytes()); // spp_pathmtu
+        SPP_HB_DEMAND | SPP_PMTUD_DISABLE
+    } else {
+        SPP_HB_DEMAND
+    };
+    put(&mut params, 146, &flags.to_ne_bytes()); // spp_flags
     set(socket, SCTP_PEER_ADDR_PARAMS, &params)
 }
 
