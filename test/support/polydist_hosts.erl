@@ -7,6 +7,7 @@
 
 -export([available/0, open_lab/2, open/2, close/1, lab/2, start/2, start/3]).
 -export([name/1, address/3, network/2, netns/2, write_inetrc/2, write_inetrc/3]).
+-export([add_network/1, second_address/3, add_address/3, unplug/3, plug/3, sent/3, associations/2]).
 -export([cut/5, heal/2, link_down/2, link_up/2, firewall/3, limit_rate/3, count/3, counted/2]).
 
 -export_type([hosts/0, host/0, what/0, how/0, cut/0]).
@@ -237,6 +238,54 @@ link_up(Hosts, Number) -> link(Hosts, Number, "up").
 
 link(#{prefix := Prefix}, Number, State) ->
     done(["ip -n ", Prefix, "s link set h", integer_to_list(Number), " ", State]).
+
+%% @doc Gives each host a second interface, eth1, on a bridge of its own.
+-spec add_network(hosts()) -> ok.
+add_network(#{prefix := Prefix, subnet := Subnet}) ->
+    done(["set -e; p=", Prefix, " subnet=", integer_to_list(Subnet), "
+    printf '%s\\n' 'link add br1 type bridge' 'link set br1 up' | ip -n ${p}s -batch -
+    for n in 1 2 3; do
+        printf '%s\\n' \"link add eth1 type veth peer name k$n netns ${p}s\" \\
+            \"addr add 10.98.$subnet.$n/24 dev eth1\" \"addr add fd98:$subnet::$n/64 dev eth1 nodad\" \\
+            'link set eth1 up' | ip -n $p$n -batch -
+        printf '%s\\n' \"link set k$n master br1\" \"link set k$n up\" | ip -n ${p}s -batch -
+    done"]).
+
+%% @doc A host's address on the second network.
+-spec second_address(hosts(), host(), inet | inet6) -> inet:ip_address().
+second_address(Hosts, Number, inet) -> setelement(2, address(Hosts, Number, inet), 98);
+second_address(Hosts, Number, inet6) -> setelement(1, address(Hosts, Number, inet6), 16#fd98).
+
+%% @doc Gives a host one more address on the second network.
+-spec add_address(hosts(), host(), inet:ip4_address()) -> ok.
+add_address(Hosts, Number, Ip) ->
+    _ = inside(Hosts, Number, ["ip addr add ", inet:ntoa(Ip), "/24 dev eth1"]),
+    ok.
+
+%% @doc Takes a host off its first or second network, which it does not notice: what it sends gets nowhere.
+-spec unplug(hosts(), host(), 1 | 2) -> ok.
+unplug(Hosts, Number, Network) -> port(Hosts, Number, Network, "nomaster").
+
+-spec plug(hosts(), host(), 1 | 2) -> ok.
+plug(Hosts, Number, Network) -> port(Hosts, Number, Network, ["master br", integer_to_list(Network - 1)]).
+
+port(#{prefix := Prefix}, Number, Network, Change) ->
+    done(["ip -n ", Prefix, "s link set ", lists:nth(Network, ["h", "k"]), integer_to_list(Number), " ", Change]).
+
+%% @doc The bytes that a host has sent on its first or second network.
+-spec sent(hosts(), host(), 1 | 2) -> non_neg_integer().
+sent(Hosts, Number, Network) ->
+    File = ["/sys/class/net/eth", integer_to_list(Network - 1), "/statistics/tx_bytes"],
+    list_to_integer(string:trim(inside(Hosts, Number, ["cat ", File]))).
+
+%% @doc How many associations of SCTP a host has.
+-spec associations(hosts(), host()) -> non_neg_integer().
+associations(Hosts, Number) ->
+    length(string:lexemes(inside(Hosts, Number, "cat /proc/net/sctp/assocs"), "\n")) - 1.
+
+inside(Hosts, Number, Command) ->
+    {0, Said} = sh(["ip netns exec ", netns(Hosts, Number), " ", Command]),
+    Said.
 
 %% @doc Loads nft's rules on a host.
 -spec firewall(hosts(), host(), Rules :: iodata()) -> ok.

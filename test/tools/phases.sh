@@ -34,7 +34,8 @@ vm() {
     for otp; do (use_otp "$otp"; rebar3 ct --compile_only); done
     for otp; do
         (use_otp "$otp"
-        test/tools/vm-run --limit 600 --keep "$build/test/vm" test/tools/ct-run "$build/test/vm" polydist_transport_SUITE:vsock polydist_vsock_SUITE) \
+        test/tools/vm-run --limit 1200 --keep "$build/test/vm" test/tools/ct-run "$build/test/vm" \
+            polydist_transport_SUITE:vsock,sctp polydist_vsock_SUITE polydist_sctp_SUITE) \
             >"$logs/vm-$otp.log" 2>&1 &
         vms+=($!)
     done
