@@ -434,7 +434,7 @@ a_full_connection_to_a_killed_node_leaves_nothing_behind(Config) ->
 
 a_full_connection_to_a_frozen_node_ends_with_net_tick_timeout(Config) ->
     doc("Ticks do not wait behind a full queue: the time-out comes as for an idle connection"),
-    [Us, #{node := B, os_pid := OsPid} = Them] = own_pair(Config, never() ++ ["-kernel", "net_ticktime", "1"]),
+    [Us, #{node := B, os_pid := OsPid} = Them] = own_pair(Config, never() ++ ticktime()),
     dial(Us, Them, Config),
     net_tick_timeout = run(Us, fun() ->
         polydist_traffic:watch_nodes(),
@@ -564,7 +564,7 @@ a_killed_node_is_down_with_reason_connection_closed(Config) ->
 a_frozen_node_is_down_with_reason_net_tick_timeout(Config) ->
     doc("A node that is stopped goes down in the time stock takes: (3/4 to 5/4) net_ticktime"),
     Freeze = fun(_, OsPid) -> os:cmd("kill -STOP " ++ OsPid) end,
-    {net_tick_timeout, Milliseconds} = end_of_node(Config, Freeze, ["-kernel", "net_ticktime", "1"]),
+    {net_tick_timeout, Milliseconds} = end_of_node(Config, Freeze, ticktime()),
     true = Milliseconds < 10000.
 
 %% Why the node is down, and how long that took.
@@ -584,12 +584,15 @@ own_pair(Config, Args) ->
 
 an_idle_connection_stays_up(Config) ->
     doc("Ticks keep a connection on which nothing is sent up, well beyond net_ticktime"),
-    [Us, #{node := B} = Them] = own_pair(Config, ["-kernel", "net_ticktime", "1"]),
+    [Us, #{node := B} = Them] = own_pair(Config, ticktime()),
     dial(Us, Them, Config),
+    Long = 2500 * polydist_ct:slowness(),
     run(Us, fun() ->
         polydist_traffic:watch_nodes(),
-        receive {nodedown, B, Info} -> error({down, Info}) after 2500 -> ok end
+        receive {nodedown, B, Info} -> error({down, Info}) after Long -> ok end
     end).
+
+ticktime() -> ["-kernel", "net_ticktime", integer_to_list(polydist_ct:slowness())].
 
 %%
 %% The choice of a transport

@@ -5,7 +5,7 @@
 -export([doc/1, open_lab/2, without_global/1, close_lab/1, lab/1, put_lab/2]).
 -export([start_epmd/0, start_epmd/1, stop_epmd/1, epmd_names/1, epmd_lookup/2, tool/1]).
 -export([write_certificates/2, write_tls_options/2, tls_options/1, temporary_directory/0]).
--export([wait_until/1, wait_until/2, parallel/1, free_port/0, unique/1, root/0, has_vsock/0, has_sctp/0]).
+-export([wait_until/1, wait_until/2, parallel/1, free_port/0, unique/1, root/0, slowness/0, has_vsock/0, has_sctp/0]).
 
 -export_type([lab/0, epmd/0]).
 
@@ -275,6 +275,10 @@ result(Reason) -> error(Reason).
 -spec unique(string()) -> string().
 unique(Prefix) ->
     lists:concat([Prefix, erlang:unique_integer([positive])]).
+
+%% @doc The seconds for which a node may stand still where the tests run: 1, or what POLYDIST_SLOWNESS says.
+-spec slowness() -> pos_integer().
+slowness() -> list_to_integer(os:getenv("POLYDIST_SLOWNESS", "1")).
 
 %% @doc Whether this kernel has a vsock that leads back to it (CID 1), which a small virtual machine has and most others do not.
 -spec has_vsock() -> boolean().

@@ -34,6 +34,7 @@ vm() {
     for otp; do (use_otp "$otp"; rebar3 ct --compile_only); done
     for otp; do
         (use_otp "$otp"
+        export POLYDIST_SLOWNESS=3 # one CPU each, and two for all of them
         test/tools/vm-run --limit 1200 --keep "$build/test/vm" test/tools/ct-run "$build/test/vm" \
             polydist_transport_SUITE:vsock,sctp polydist_vsock_SUITE polydist_sctp_SUITE) \
             >"$logs/vm-$otp.log" 2>&1 &
