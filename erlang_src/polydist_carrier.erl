@@ -74,10 +74,7 @@ native() ->
 %% @doc The transports from outside that this node's command line names.
 -spec outside() -> [polydist_native:transport()].
 outside() ->
-    case init:get_argument(proto_dist) of
-        {ok, [Names | _]} -> [T || Name <- Names, {ok, T} <- [named(Name)], is_outside(T)];
-        error -> []
-    end.
+    lists:filter(fun is_outside/1, polydist_config:carriers()).
 
 %% @doc Whether a transport is from outside.
 -spec is_outside(polydist_native:transport()) -> boolean().
