@@ -7,6 +7,7 @@
 %%%   tls                          {ok, #{server, client}} | {error, Sentence}
 %%%   {listener, Id}               polydist_listeners:result()
 %%%   {socket, Listener}           the id of the listener that has it
+%%%   {outside, Listener}          the process that has the socket of a transport from outside
 %%%   node                         {Name, Host} as they were at boot
 %%%   accepting                    the carriers that listened at boot: those for which net_kernel has acceptors
 %%%   {acceptor, Transport}        the acceptor's process
