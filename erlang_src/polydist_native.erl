@@ -178,8 +178,9 @@ machine_identity() -> ?stub.
 tls_config(_Role, _Options) -> ?stub.
 
 %% @doc Opens a listening socket. Options: `ports => {Low, High}', `mode', `backlog', `socket', `tls', `setup_time',
-%% `max_pending', `allow => [{Ip, Bits}]', or `[Uid]' for a path: anybody else is closed at once and counted as refused; for SCTP
-%% `addresses => [Ip]', further ones that the listener has and that its peers are told.
+%% `max_pending', `max_pending_of_source', `shared => true' for a port of TCP that serves TLS as well, `allow => [{Ip, Bits}]', or
+%% `[Uid]' for a path: anybody else is closed at once and counted as refused; for SCTP `addresses => [Ip]', further ones that the
+%% listener has and that its peers are told.
 -spec listen(transport(), address(), map()) -> {ok, listener(), Bound :: address()} | error().
 listen(_Transport, _Address, _Options) -> ?stub.
 

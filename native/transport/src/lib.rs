@@ -20,6 +20,7 @@
 mod address;
 mod allow;
 mod connection;
+mod crowd;
 mod dial;
 pub mod directory;
 pub mod epmd;
@@ -30,6 +31,7 @@ mod options;
 mod outside;
 mod sctp;
 mod sctp_options;
+pub mod sniff;
 mod source;
 mod stream;
 mod tcp;

@@ -58,6 +58,24 @@ impl Stream {
         }
     }
 
+    /// Waits for the first byte and leaves it where it is. None is the end.
+    pub(crate) async fn first_byte(&self) -> io::Result<Option<u8>> {
+        let mut byte = [0];
+        let peek = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        loop {
+            // SCTP is not readable any more when the peer has broken off by now.
+            let mut ready = self.fd.ready(Interest::READABLE | Interest::ERROR).await?;
+            match recv(&self.fd, &mut byte, peek) {
+                Ok((0, _)) => return Ok(None),
+                Ok(_) => return Ok(Some(byte[0])),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) if ready.ready().is_error() => return Ok(None),
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     /// Reads what there is, and waits for something. No bytes are the end.
     ///
     /// A read that waits by way of [`AsyncRead`] does not learn that SCTP's peer broke off: such a

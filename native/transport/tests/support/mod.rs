@@ -98,15 +98,18 @@ impl Place {
         dial(self.transport, address.clone(), self.dial.clone()).unwrap()
     }
 
-    /// Both ends of a new connection.
+    /// Both ends of a new connection, over which one frame has passed: a listener hands over nobody
+    /// who is silent.
     pub async fn pair(
         &self,
         listener: &Listener,
         incoming: &mut Incoming,
     ) -> (Connection, Accepted) {
         let (dialled, connected) = self.dial(listener.address());
+        dialled.send(b"hello").unwrap();
         let accepted = soon(incoming.next()).await.unwrap();
         soon(connected).await.unwrap();
+        assert_eq!(soon(accepted.connection.recv()).await.unwrap(), b"hello");
         (dialled, accepted)
     }
 }
