@@ -425,8 +425,10 @@ announce(Epmd, Port, _) ->
     end.
 
 endpoints(Listening) ->
-    [#{transport => atom_to_binary(T), flags => 0, address => where(A)}
-     || #{transport := T, addresses := Addresses} <- Listening, A <- Addresses].
+    [#{transport => atom_to_binary(T), flags => 0, address => where(A)} || {T, A} <- spoken(Listening)].
+
+spoken(Listening) ->
+    lists:append([polydist_sockets:spoken(Each) || Each <- Listening]).
 
 register_node(polydist_epmd, Name, Listening, Config) ->
     {Port, _} = legacy_port(Listening, Config),
@@ -456,8 +458,9 @@ registration(Other, Name) ->
                                          [Name, net_kernel:epmd_module(), Other])}}.
 
 legacy_port(Listening, Config) ->
-    Legacy = polydist_sockets:legacy(Config, [T || #{transport := T} <- Listening]),
-    case [A || #{transport := T, addresses := [A | _]} <- Listening, T =:= Legacy] of
+    Spoken = spoken(Listening),
+    Legacy = polydist_sockets:legacy(Config, [T || {T, _} <- Spoken]),
+    case [A || {T, A} <- Spoken, T =:= Legacy] of
         [{Ip, Port} | _] when tuple_size(Ip) =:= 4 -> {Port, inet};
         [{_, Port} | _] -> {Port, inet6};
         [] -> {0, inet}

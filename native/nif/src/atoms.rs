@@ -5,6 +5,7 @@ rustler::atoms! {
     address,
     addresses,
     allow,
+    any,
     any4,
     any6,
     backlog,
