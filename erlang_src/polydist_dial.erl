@@ -82,8 +82,13 @@ options(#{transport := Transport, address := Address, settings := #{socket := Of
         _ -> Options
     end.
 
-answered({{Conn, Candidate, Start}, Running}, {connected, Info}, Race) ->
-    won(Conn, Info, Candidate, Start, Race#{running := Running});
+answered({{Conn, Candidate, Start}, Running}, {connected, Info}, #{host := Host} = Race) ->
+    case polydist_listeners:verify(client, Info, Host) of
+        ok -> won(Conn, Info, Candidate, Start, Race#{running := Running});
+        {error, Reason} ->
+            ok = close(Conn),
+            race(done(Candidate, Start, failed, Reason, Race#{running := Running, next := now_ms()}))
+    end;
 answered({{Dial, Candidate, Start}, Running}, {connected, Conn, Info}, Race) ->
     ok = polydist_outside:stop(Dial),
     won(Conn, Info, Candidate, Start, Race#{running := Running});

@@ -11,7 +11,7 @@
 -behaviour(gen_server).
 
 %% for the carriers and the API
--export([listen/3, sockets/1, id/1, add/2, remove/1, config/0, set_policy/1, uds_dirs/0, tls/1, results/0]).
+-export([listen/3, sockets/1, id/1, add/2, remove/1, config/0, set_policy/1, uds_dirs/0, tls/1, is_mutual/0, verify/3, results/0]).
 
 %% supervisor and gen_server callbacks
 -export([start_link/0, init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
@@ -127,6 +127,25 @@ tls(Role) ->
         {ok, {error, Sentence}} -> {error, {tls, Sentence}};
         error -> {error, {tls, <<"this node does not run the TLS carrier">>}}
     end.
+
+%% @doc Whether the TLS options make every peer that connects have a certificate.
+-spec is_mutual() -> boolean().
+is_mutual() ->
+    case polydist_sup:lookup(tls) of
+        {ok, {ok, #{mutual := Mutual}}} -> Mutual;
+        _ -> false
+    end.
+
+%% @doc What the library leaves to us of checking the peer's certificate, if anything. Host is whom we dialled. In the process of
+%% the connection, before anything of the distribution's handshake is sent or answered.
+-spec verify(server | client, polydist_native:info(), Host :: string() | undefined) -> ok | {error, {tls, Sentence :: binary()}}.
+verify(Role, #{tls := #{chain := Chain}}, Host) ->
+    case polydist_sup:lookup(tls) of
+        {ok, {ok, #{deferred := #{Role := Check}}}} -> polydist_tls_verify:verify(Role, Chain, Host, Check);
+        _ -> ok
+    end;
+verify(_, _, _) ->
+    ok.
 
 %% @doc What became of each listener, in the order of polydist_carrier:transports/0.
 -spec results() -> [result()].
