@@ -20,6 +20,8 @@ pub(crate) enum Error {
     Issue(#[from] rcgen::Error),
     #[error("{0}: {1}")]
     Unusable(PathBuf, String),
+    #[error("cannot try a connection: {0}")]
+    Rehearse(io::Error),
     #[error("cannot print: {0}")]
     Print(io::Error),
     #[error("this cannot be written as JSON: {0}")]

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use polydist_transport::Certificate;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde::Serialize;
@@ -37,7 +38,7 @@ pub(crate) struct Facts {
     pub(crate) issuer: String,
     /// In hexadecimal.
     pub(crate) serial: String,
-    /// DNS names and IP addresses among the subjectAltNames.
+    /// DNS names and IP addresses; the common name if there are none.
     pub(crate) hosts: Vec<String>,
     /// Names of nodes, from URIs `erlang:name@host`.
     pub(crate) nodes: Vec<String>,
@@ -60,16 +61,21 @@ impl Facts {
     /// Of a certificate that came from this file.
     pub(crate) fn of(der: &CertificateDer<'_>, from: &Path) -> Result<Self, Error> {
         let cert = parse(der, from)?;
+        let certificate = Certificate::of(der);
+        let certificate = certificate.map_err(|error| Error::unusable(from, error.to_string()))?;
         let mut facts = Self {
-            subject: cert.subject().to_string(),
-            issuer: cert.issuer().to_string(),
-            serial: hex(cert.raw_serial(), ""),
-            hosts: Vec::new(),
-            nodes: Vec::new(),
+            subject: certificate.subject,
+            issuer: certificate.issuer,
+            serial: certificate.serial,
+            hosts: match cert.is_ca() {
+                true => Vec::new(), // its common name is no host's
+                false => certificate.hosts,
+            },
+            nodes: certificate.nodes,
             other_names: Vec::new(),
-            not_before: cert.validity().not_before.timestamp(),
-            not_after: cert.validity().not_after.timestamp(),
-            days_left: days_until(cert.validity().not_after.timestamp()),
+            not_before: certificate.not_before,
+            not_after: certificate.not_after,
+            days_left: days_until(certificate.not_after),
             key: key_type(&cert),
             authority: cert.is_ca(),
             key_usages: Vec::new(),
@@ -85,10 +91,8 @@ impl Facts {
     fn add(&mut self, extension: &ParsedExtension<'_>) {
         match extension {
             ParsedExtension::SubjectAlternativeName(names) => {
-                names
-                    .general_names
-                    .iter()
-                    .for_each(|name| self.add_name(name));
+                let others = names.general_names.iter().filter(|name| is_other(name));
+                self.other_names = others.map(ToString::to_string).collect();
             }
             ParsedExtension::KeyUsage(usage) => {
                 let set = KEY_USAGES.iter().enumerate();
@@ -114,20 +118,14 @@ impl Facts {
             _ => {}
         }
     }
+}
 
-    fn add_name(&mut self, name: &GeneralName<'_>) {
-        match name {
-            GeneralName::DNSName(host) => self.hosts.push((*host).into()),
-            GeneralName::IPAddress(bytes) => match ip(bytes) {
-                Some(ip) => self.hosts.push(ip.to_string()),
-                None => self.other_names.push(name.to_string()),
-            },
-            GeneralName::URI(uri) => match uri.strip_prefix(NODE_SCHEME) {
-                Some(node) => self.nodes.push(node.into()),
-                None => self.other_names.push(name.to_string()),
-            },
-            name => self.other_names.push(name.to_string()),
-        }
+/// What nodes take no notice of.
+fn is_other(name: &GeneralName<'_>) -> bool {
+    match name {
+        GeneralName::DNSName(_) | GeneralName::IPAddress(_) => false,
+        GeneralName::URI(uri) => !uri.starts_with(NODE_SCHEME),
+        _ => true,
     }
 }
 

@@ -7,12 +7,14 @@
 //! polydist-cert renew /etc/cluster/a --ca /etc/cluster/ca
 //! polydist-cert show /etc/cluster/a
 //! polydist-cert crl /etc/cluster/ca --revoke /etc/cluster/a        crl.pem, without the node a
+//! polydist-cert check /etc/cluster/a/dist_tls.conf                 would two such nodes connect?
 //! ```
 //!
 //! The same file works for stock `-proto_dist inet_tls`. Keys are never printed.
 
 #![forbid(unsafe_code)]
 
+mod check;
 mod crl;
 mod error;
 mod facts;
@@ -20,8 +22,12 @@ mod files;
 mod issue;
 mod make;
 mod names;
+mod options;
 mod output;
+mod rehearsal;
+mod report;
 mod show;
+mod terms;
 
 use std::process::ExitCode;
 
@@ -49,6 +55,9 @@ enum Command {
     Crl(crl::Crl),
     /// Says what is in certificates and in lists of revoked ones.
     Show(show::Show),
+    /// Tells whether two nodes would accept each other, and why not: exit status 0 if they would, 1
+    /// if not, 2 if that cannot be found out.
+    Check(check::Check),
 }
 
 fn main() -> ExitCode {
@@ -59,12 +68,21 @@ fn main() -> ExitCode {
         Command::Renew(renew) => make::renew(&renew),
         Command::Crl(crl) => crl::crl(&crl),
         Command::Show(show) => show::show(&show),
+        Command::Check(check) => return check_status(&check),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("polydist-cert: {error}");
+            output::say(Some(error.to_string()));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Not the failure of others, which here means that the nodes would not connect.
+fn check_status(check: &check::Check) -> ExitCode {
+    check::check(check).unwrap_or_else(|error| {
+        output::say(Some(error.to_string()));
+        ExitCode::from(2)
+    })
 }
