@@ -59,6 +59,7 @@ impl Role {
 }
 
 /// One of the two.
+#[derive(Clone)]
 struct Node<'a> {
     /// What lines about it begin with.
     label: String,
@@ -93,22 +94,20 @@ pub(crate) fn check(check: &Check) -> Result<ExitCode, Error> {
         client: client(&options, &check.file, &mut report)?,
         options: &options,
     };
-    let (file, options) = match (&check.other, &others) {
-        (Some(file), Some(options)) => (file, options),
-        _ => (&check.file, &options),
-    };
-    let b = Node {
+    let mut b = Node {
         label: label(
             check.peer.as_ref(),
             check.other.as_deref(),
             "a node like it",
         ),
-        file,
         name: check.peer.as_ref(),
-        server: server(options, file, &mut report)?,
-        client: client(options, file, &mut report)?,
-        options,
+        ..a.clone()
     };
+    if let (Some(file), Some(options)) = (&check.other, &others) {
+        (b.file, b.options) = (file, options);
+        b.server = server(options, file, &mut report)?;
+        b.client = client(options, file, &mut report)?;
+    }
     examine(&a, &b, &mut report)?;
     let verdict = match report.errors() {
         0 => "accept each other, whichever dials",

@@ -20,6 +20,8 @@ pub(crate) enum Error {
     Issue(#[from] rcgen::Error),
     #[error("{0}: {1}")]
     Unusable(PathBuf, String),
+    #[error("the key cannot be encrypted: {0}")]
+    Encrypt(#[from] pkcs8::Error),
     #[error("cannot try a connection: {0}")]
     Rehearse(io::Error),
     #[error("cannot print: {0}")]

@@ -112,14 +112,18 @@ pub(crate) fn read_text(path: &Path, hint: &'static str) -> Result<String, Error
 }
 
 /// What `-ssl_dist_optfile` reads.
-pub(crate) fn options(dir: &Path) -> String {
+pub(crate) fn options(dir: &Path, encrypted: bool) -> String {
+    let hint = match encrypted {
+        true => "%% key.pem is encrypted: add {password, \"...\"} after each keyfile.\n",
+        false => "",
+    };
     let path = |name| {
         let path = dir.join(name).display().to_string();
         format!("\"{}\"", path.replace('\\', "\\\\").replace('"', "\\\""))
     };
     let (cert, key, ca) = (path(CERT), path(KEY), path(AUTHORITY));
     format!(
-        "[{{server, [{{certfile, {cert}}},
+        "{hint}[{{server, [{{certfile, {cert}}},
            {{keyfile, {key}}},
            {{cacertfile, {ca}}},
            {{verify, verify_peer}},

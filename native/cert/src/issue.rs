@@ -1,21 +1,17 @@
 //! Making certificates: an authority, and what it signs.
 
-use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-use aws_lc_rs::signature::Ed25519KeyPair;
-use clap::ValueEnum;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ED25519,
-    PKCS_RSA_SHA256, PublicKeyData, RsaKeySize, SanType, SerialNumber,
+    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::CertificateDer;
 use time::{Duration, OffsetDateTime};
 use x509_parser::extensions::ParsedExtension;
 
 use crate::error::Error;
+use crate::keys::{self, KeyType};
 use crate::{facts, files};
 
 /// How long an authority lasts at least, so that what expires first is what it signed.
@@ -25,35 +21,6 @@ pub(crate) const AUTHORITY_DAYS: i64 = 3650;
 pub(crate) struct Pair {
     pub(crate) cert: String,
     pub(crate) key: String,
-}
-
-/// What kind of key a certificate has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum KeyType {
-    /// ECDSA on the curve P-256, which everything takes
-    Ecdsa,
-    /// RSA of 3072 bits
-    Rsa,
-    /// Ed25519, which stock nodes of OTP 25 and 27 do not take by default
-    Ed25519,
-}
-
-impl KeyType {
-    pub(crate) fn generate(self) -> Result<KeyPair, rcgen::Error> {
-        match self {
-            Self::Ecdsa => KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256),
-            Self::Rsa => KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_3072),
-            Self::Ed25519 => ed25519(),
-        }
-    }
-}
-
-/// In the format that everything reads; rcgen's own has the public key with it, which openssl
-/// refuses.
-fn ed25519() -> Result<KeyPair, rcgen::Error> {
-    let pkcs8 = Ed25519KeyPair::generate().and_then(|key| key.to_pkcs8v1());
-    let pkcs8 = pkcs8.map_err(|_| rcgen::Error::RingUnspecified)?;
-    KeyPair::from_pkcs8_der_and_sign_algo(&pkcs8.as_ref().into(), &PKCS_ED25519)
 }
 
 /// A new authority. Without a name it gets one of its own.
@@ -107,7 +74,7 @@ impl Authority {
     pub(crate) fn of(pair: Pair, dir: &Path) -> Result<Self, Error> {
         let (path, key_path) = (dir.join(files::AUTHORITY), dir.join(files::AUTHORITY_KEY));
         let der = facts::first(pair.cert.as_bytes(), &path)?;
-        let key = read_key(&pair.key, &key_path)?;
+        let key = keys::read(&pair.key, &key_path, None)?;
         let cert = facts::parse(&der, &path)?;
         if cert.public_key().raw != key.subject_public_key_info() {
             let why = format!(
@@ -157,14 +124,6 @@ impl Authority {
         Ok(params.signed_by(key, &self.issuer)?.pem())
     }
 
-    /// A new key with its certificate.
-    pub(crate) fn new_pair(&self, identity: Identity, kind: KeyType) -> Result<Pair, Error> {
-        let key = kind.generate()?;
-        let cert = self.issue(identity, &key)?;
-        let key = key.serialize_pem();
-        Ok(Pair { cert, key })
-    }
-
     /// What to say of a certificate that is to last so many days and would last longer than this:
     /// nobody accepts it from then on.
     pub(crate) fn ends_before(&self, days: i64) -> Option<String> {
@@ -176,29 +135,6 @@ impl Authority {
             )
         })
     }
-}
-
-/// A private key that is not encrypted.
-pub(crate) fn read_key(pem: &str, path: &Path) -> Result<KeyPair, Error> {
-    if is_encrypted(pem) {
-        return Err(Error::unusable(
-            path,
-            "the key is encrypted; give a copy that is not",
-        ));
-    }
-    let unusable = |why: &dyn Display| {
-        Error::unusable(
-            path,
-            format!("it holds no private key that can be used: {why}"),
-        )
-    };
-    let der = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|error| unusable(&error))?;
-    KeyPair::try_from(&der).map_err(|error| unusable(&error))
-}
-
-/// Whether a passphrase is needed for the key in this PEM text.
-pub(crate) fn is_encrypted(pem: &str) -> bool {
-    pem.contains("BEGIN ENCRYPTED PRIVATE KEY") || pem.contains("Proc-Type: 4,ENCRYPTED")
 }
 
 pub(crate) fn common_name(name: &str) -> DistinguishedName {
@@ -214,7 +150,8 @@ fn serial() -> Result<SerialNumber, rcgen::Error> {
     Ok(SerialNumber::from_slice(&bytes))
 }
 
-fn random<const N: usize>() -> Result<[u8; N], rcgen::Error> {
+/// Bytes that nobody can guess.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], rcgen::Error> {
     let mut bytes = [0; N];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| rcgen::Error::RingUnspecified)?;
     Ok(bytes)

@@ -20,6 +20,7 @@ mod error;
 mod facts;
 mod files;
 mod issue;
+mod keys;
 mod make;
 mod names;
 mod options;

@@ -13,7 +13,8 @@ use x509_parser::prelude::X509Certificate;
 use crate::error::Error;
 use crate::facts;
 use crate::files::{self, AUTHORITY, AUTHORITY_KEY, CERT, File, KEY, OPTIONS};
-use crate::issue::{self, AUTHORITY_DAYS, Authority, Identity, KeyType, Pair};
+use crate::issue::{self, AUTHORITY_DAYS, Authority, Identity, Pair};
+use crate::keys::{self, KeyType, Passphrase, PassphraseFrom};
 use crate::names::{self, Host, LONGEST_COMMON_NAME};
 use crate::output::{print, say};
 
@@ -78,6 +79,8 @@ pub(crate) struct Node {
     /// The certificate's common name [default: the first node].
     #[arg(long, value_name = "COMMON", value_parser = common_name)]
     name: Option<String>,
+    #[command(flatten)]
+    passphrase: PassphraseFrom,
     /// Replace files that exist.
     #[arg(long)]
     force: bool,
@@ -100,6 +103,8 @@ pub(crate) struct Renew {
     /// Keep the key, and renew the certificate alone.
     #[arg(long, conflicts_with = "key")]
     keep_key: bool,
+    #[command(flatten)]
+    passphrase: PassphraseFrom,
 }
 
 fn common_name(name: &str) -> Result<String, String> {
@@ -126,9 +131,9 @@ pub(crate) fn init(init: &Init) -> Result<(), Error> {
         names: CertificateParams::new(init.hosts.clone())?.subject_alt_names,
         days: init.days,
     };
-    let pair = authority.new_pair(identity, KeyType::Ecdsa)?;
+    let node = issued(&authority, identity, KeyType::Ecdsa, None)?;
     let authority_key = authority_key.as_deref();
-    write_node(&init.dir, &authority, authority_key, &pair, init.force)?;
+    write_node(&init.dir, &authority, authority_key, &node, init.force)?;
     say(authority.ends_before(init.days));
     Ok(())
 }
@@ -164,10 +169,32 @@ pub(crate) fn node(node: &Node) -> Result<(), Error> {
             .collect::<Result<_, _>>()?,
         days: node.days,
     };
-    let pair = authority.new_pair(identity, node.key)?;
-    write_node(&node.dir, &authority, None, &pair, node.force)?;
+    let passphrase = node.passphrase.read()?;
+    let issued = issued(&authority, identity, node.key, passphrase.as_ref())?;
+    write_node(&node.dir, &authority, None, &issued, node.force)?;
     say(authority.ends_before(node.days));
     Ok(())
+}
+
+/// A new key with its certificate.
+struct Issued {
+    pair: Pair,
+    encrypted: bool,
+}
+
+fn issued(
+    authority: &Authority,
+    identity: Identity,
+    kind: KeyType,
+    passphrase: Option<&Passphrase>,
+) -> Result<Issued, Error> {
+    let key = kind.generate()?;
+    let pair = Pair {
+        cert: authority.issue(identity, &key)?,
+        key: keys::pem(&key, passphrase)?,
+    };
+    let encrypted = passphrase.is_some();
+    Ok(Issued { pair, encrypted })
 }
 
 /// Everything that a node reads.
@@ -175,16 +202,20 @@ fn write_node(
     dir: &Path,
     authority: &Authority,
     authority_key: Option<&str>,
-    pair: &Pair,
+    Issued { pair, encrypted }: &Issued,
     force: bool,
 ) -> Result<(), Error> {
     let absolute = files::directory(dir)?;
-    let options = files::options(&absolute);
+    let options = files::options(&absolute, *encrypted);
     let mut files = vec![
         File::public(dir.join(AUTHORITY), &authority.pem),
         File::private(dir.join(KEY), &pair.key),
         File::public(dir.join(CERT), &pair.cert),
-        File::public(dir.join(OPTIONS), &options),
+        // A password will be in it.
+        match encrypted {
+            true => File::private(dir.join(OPTIONS), &options),
+            false => File::public(dir.join(OPTIONS), &options),
+        },
     ];
     if let Some(key) = authority_key {
         files.push(File::private(dir.join(AUTHORITY_KEY), key));
@@ -211,13 +242,15 @@ pub(crate) fn renew(renew: &Renew) -> Result<(), Error> {
     is_trusted(&authority, &ca_path)?;
     let der = facts::first(&files::read(&cert_path)?, &cert_path)?;
     let cert = facts::parse(&der, &cert_path)?;
-    let old_key = files::read_text(&key_path, "")?;
+    let passphrase = renew.passphrase.read()?;
+    let passphrase = passphrase.as_ref();
+    // The new key is to be encrypted as the old one is, or the node could not read it.
+    let old_key = keys::read(&files::read_text(&key_path, "")?, &key_path, passphrase)?;
     let (key, key_pem) = match renew.keep_key {
-        true => (issue::read_key(&old_key, &key_path)?, None),
+        true => (old_key, None),
         false => {
-            plain(&old_key, &key_path)?;
             let key = kind(renew.key, &cert, &cert_path)?.generate()?;
-            let pem = key.serialize_pem();
+            let pem = keys::pem(&key, passphrase)?;
             (key, Some(pem))
         }
     };
@@ -249,18 +282,6 @@ fn is_trusted(authority: &Authority, ca_path: &Path) -> Result<(), Error> {
             );
             Err(Error::unusable(ca_path, why))
         }
-    }
-}
-
-/// Nobody wants a key in the clear where one was encrypted.
-fn plain(key: &str, path: &Path) -> Result<(), Error> {
-    match issue::is_encrypted(key) {
-        true => {
-            let why = "the key is encrypted, and a new one would not be; make the new certificate with \
-                       polydist-cert node in another directory, and encrypt its key";
-            Err(Error::unusable(path, why))
-        }
-        false => Ok(()),
     }
 }
 

@@ -181,10 +181,12 @@ fn given<'a>(role: &str, options: &'a Term) -> Result<Given<'a>, String> {
 const INLINE: [&str; 3] = ["cert", "key", "cacerts"];
 
 fn side(role: &str, given: &Given<'_>, notes: &mut Vec<String>) -> Result<Side, String> {
-    let mut side = Side {
-        verify: true,
-        ..Side::default()
-    };
+    if let Some((name, _)) = given.iter().find(|(name, _)| INLINE.contains(name)) {
+        return Err(format!(
+            "{name}, an option of the {role}, has contents; the check reads files only: certfile, keyfile and cacertfile"
+        ));
+    }
+    let mut side = Side::default();
     let mut reader = Reader { role, given, notes };
     side.identities = reader.identities()?;
     side.roots = reader.file("cacertfile")?;

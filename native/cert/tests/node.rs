@@ -405,3 +405,99 @@ fn who_reads_while_a_certificate_is_renewed_reads_whole_files() {
         assert!(reader.join().unwrap() > 20);
     });
 }
+
+#[test]
+fn a_key_with_a_passphrase_is_encrypted_stays_so_and_opens_with_it() {
+    let lab = Lab::new();
+    fs::write(lab.path("pass"), "open sesame\nmore\n").unwrap();
+    fs::write(lab.path("wrong"), "close sesame\n").unwrap();
+    let pass = ["--passphrase-file".to_owned(), lab.path("pass")];
+    let pass = pass.each_ref().map(String::as_str);
+    let opens = || {
+        let pass = format!("file:{}", lab.path("pass"));
+        let key = openssl(&[
+            "pkey",
+            "-in",
+            &lab.path("n/key.pem"),
+            "-passin",
+            &pass,
+            "-pubout",
+        ]);
+        let cert = openssl(&["x509", "-in", &lab.path("n/cert.pem"), "-noout", "-pubkey"]);
+        assert_eq!(key, cert);
+        key
+    };
+    for kind in ["ecdsa", "rsa", "ed25519"] {
+        lab.node(
+            "n",
+            &[&["a@h", "--force", "--key", kind], &pass[..]].concat(),
+        );
+        let text = fs::read_to_string(lab.path("n/key.pem")).unwrap();
+        assert!(
+            text.starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----\n"),
+            "{text}"
+        );
+        assert_eq!(mode(lab.path("n/key.pem")), 0o600);
+        assert_eq!(mode(lab.path("n/dist_tls.conf")), 0o600, "for its password");
+        let key = opens();
+        let (dir, ca) = (lab.path("n"), lab.path("ca"));
+        let renew = ["renew", dir.as_str(), "--ca", &ca];
+        says(
+            &fails(1, &renew),
+            &["n/key.pem", "encrypted", "--passphrase-file"],
+        );
+        let another = lab.path("wrong");
+        let wrong = [&renew[..], &["--passphrase-file", &another]].concat();
+        says(&fails(1, &wrong), &["n/key.pem", "not that of the key"]);
+        ok(&[&renew[..], &pass[..], &["--keep-key"]].concat());
+        assert_eq!(opens(), key);
+        ok(&[&renew[..], &pass[..]].concat());
+        assert_ne!(opens(), key);
+    }
+}
+
+#[test]
+fn a_passphrase_is_not_empty_and_comes_from_one_place() {
+    let lab = Lab::new();
+    fs::write(lab.path("empty"), "\n").unwrap();
+    let (dir, ca, empty) = (lab.path("n"), lab.path("ca"), lab.path("empty"));
+    let node = |more: &[&str], status: i32| {
+        fails(
+            status,
+            &[&["node", &dir, "a@h", "--ca", &ca], more].concat(),
+        )
+    };
+    says(
+        &node(&["--passphrase-file", &empty], 1),
+        &["empty: the passphrase is empty"],
+    );
+    says(
+        &node(&["--passphrase-file", &lab.path("absent")], 1),
+        &["cannot read", "absent"],
+    );
+    says(
+        &node(&["--passphrase-env", "POLYDIST_NO_SUCH_THING"], 1),
+        &["POLYDIST_NO_SUCH_THING"],
+    );
+    says(
+        &node(
+            &["--passphrase-env", "HOME", "--passphrase-file", &empty],
+            2,
+        ),
+        &["cannot be used with"],
+    );
+    let output = Command::new(env!("CARGO_BIN_EXE_polydist-cert"))
+        .args(["node", &dir, "a@h", "--ca", &ca, "--passphrase-env", "WORD"])
+        .env("WORD", "open sesame")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    openssl(&[
+        "pkey",
+        "-in",
+        &lab.path("n/key.pem"),
+        "-passin",
+        "pass:open sesame",
+        "-noout",
+    ]);
+}
