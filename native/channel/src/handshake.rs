@@ -178,9 +178,11 @@ fn drive<Data>(
             }
             Ok(_) => return Err(Error::AlertReceived(rustls::AlertDescription::CloseNotify)),
             Err(error) => {
-                // Only now is the alert there that tells the peer.
+                // Only now is the alert there that tells the peer; rustls wants to see what it has
+                // looked at and not discarded.
+                incoming.drain(..discard);
                 while let Ok(ConnectionState::EncodeTlsData(data)) =
-                    process(connection, &mut []).state
+                    process(connection, incoming).state
                 {
                     encode(data, outgoing);
                 }

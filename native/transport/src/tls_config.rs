@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs::{self, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
-use rustls::server::NoServerSessionStorage;
+use rustls::server::ServerSessionMemoryCache;
 use rustls::{
     CipherSuite, ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite,
     SupportedProtocolVersion,
@@ -131,9 +131,12 @@ impl<C> Clone for Configured<C> {
     }
 }
 
+/// How many sessions are remembered. Those of one configuration are forgotten with it.
+const SESSIONS: usize = 256;
+
 impl TlsConfig {
-    /// A configuration for listeners. Sessions are never resumed: nodes stay connected, and without
-    /// tickets nothing but the nodes' own data follows the handshake.
+    /// A configuration for listeners. It remembers the sessions of those who were connected, who need
+    /// no certificates when they come again.
     pub fn server(options: &TlsOptions) -> Result<Self, Error> {
         let provider = provider(options)?;
         let builder = ServerConfig::builder_with_provider(provider.clone())
@@ -153,8 +156,9 @@ impl TlsConfig {
         let chooser = Chooser::new(&options.identities, &provider)?;
         let own = chooser.facts();
         let mut config = builder.with_cert_resolver(Arc::new(chooser));
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
+        config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
+        config.send_tls13_tickets = 1;
+        config.enable_secret_extraction = true;
         config.enable_secret_extraction = true;
         Ok(Self::Server(Configured {
             config: Arc::new(config),
@@ -174,7 +178,8 @@ impl TlsConfig {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier(options, &provider)?))
             .with_client_cert_resolver(Arc::new(chooser));
-        config.resumption = Resumption::disabled();
+        config.resumption = Resumption::in_memory_sessions(SESSIONS);
+        config.enable_secret_extraction = true;
         config.enable_sni = options.sni;
         config.enable_secret_extraction = true;
         Ok(Self::Client(Configured {

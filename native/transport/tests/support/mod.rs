@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
+use polydist_channel::{Opened, Session};
 use polydist_transport::{
     Accepted, Address, Connection, Contents, DialOptions, Error, Established, Identity, Incoming,
     Info, ListenOptions, Listener, Pending, TlsConfig, TlsOptions, Transport, dial, transport,
@@ -192,7 +193,7 @@ impl Authority {
 /// A connection after the hand-over, without tokio: a peer that can say anything.
 pub struct Raw {
     socket: Socket,
-    tls: Option<rustls::Connection>,
+    tls: Option<Box<Session>>,
     surplus: Vec<u8>,
 }
 
@@ -244,23 +245,36 @@ impl Raw {
 
 impl Read for Raw {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if !self.surplus.is_empty() {
-            let len = self.surplus.len().min(buffer.len());
-            buffer[..len].copy_from_slice(&self.surplus[..len]);
-            self.surplus.drain(..len);
-            return Ok(len);
-        }
-        let Some(tls) = &mut self.tls else {
-            return self.socket.read(buffer);
-        };
-        loop {
-            tls.process_new_packets().map_err(io::Error::other)?;
-            match tls.reader().read(buffer) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                result => return result,
+        let Self {
+            socket,
+            tls,
+            surplus,
+        } = self;
+        let mut received = Vec::new();
+        while let Some(session) = tls.as_mut().filter(|_| surplus.is_empty()) {
+            let opened = session.open::<rustls::Error>(&received, |plaintext| {
+                surplus.extend_from_slice(plaintext);
+                Ok(())
+            });
+            if opened.map_err(io::Error::other)? == Opened::End {
+                break;
             }
-            tls.read_tls(&mut self.socket)?;
+            if surplus.is_empty() {
+                received.resize(4096, 0);
+                let len = socket.read(&mut received)?;
+                received.truncate(len);
+                if len == 0 {
+                    return Ok(0);
+                }
+            }
         }
+        if tls.is_none() && surplus.is_empty() {
+            return socket.read(buffer);
+        }
+        let len = surplus.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&surplus[..len]);
+        surplus.drain(..len);
+        Ok(len)
     }
 }
 
@@ -268,18 +282,15 @@ impl Write for Raw {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.tls {
             None => self.socket.write(bytes),
-            Some(tls) => {
-                let len = tls.writer().write(bytes)?;
-                self.flush()?;
-                Ok(len)
+            Some(session) => {
+                session.seal(&[bytes]).map_err(io::Error::other)?;
+                self.socket.write_all(&session.take_sealed())?;
+                Ok(bytes.len())
             }
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        while let Some(tls) = self.tls.as_mut().filter(|tls| tls.wants_write()) {
-            tls.write_tls(&mut self.socket)?;
-        }
         Ok(())
     }
 }
