@@ -6,11 +6,12 @@ use std::future::Future;
 use std::sync::Arc;
 
 use rustls::client::ResolvesClientCert;
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, SignatureScheme};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::tls_contents::{CERT, KEY, bad, certificates, has_private_key, private_key};
 use crate::{Certificate, Contents, Error};
@@ -36,9 +37,9 @@ struct Usable {
 pub(crate) struct Chooser(Vec<Usable>);
 
 impl Chooser {
-    pub(crate) fn new(identities: &[Identity], provider: &CryptoProvider) -> Result<Self, Error> {
+    pub(crate) fn new(identities: &[Identity]) -> Result<Self, Error> {
         let load = |(number, identity)| {
-            usable(identity, provider).map_err(|error| match identities.len() {
+            usable(identity).map_err(|error| match identities.len() {
                 1 => error,
                 _ => error.during(format!("certificate {} of certs_keys", number + 1)),
             })
@@ -99,7 +100,7 @@ impl fmt::Debug for Chooser {
     }
 }
 
-fn usable(identity: &Identity, provider: &CryptoProvider) -> Result<Usable, Error> {
+fn usable(identity: &Identity) -> Result<Usable, Error> {
     let option = identity.cert.option(CERT);
     let chain = certificates(CERT, &identity.cert)?;
     let unusable = |error| bad(format!("{option} cannot be used: {error}"));
@@ -117,13 +118,23 @@ fn usable(identity: &Identity, provider: &CryptoProvider) -> Result<Usable, Erro
         }
     };
     let password = identity.password.as_ref().map(|password| &password[..]);
-    let key = private_key(key_option, key, password)?;
-    let key = CertifiedKey::from_der(chain, key, provider)
+    let key = certified(chain, private_key(key_option, key, password)?)
         .map_err(|error| mismatch(option, key_option, &error))?;
     Ok(Usable {
         key: Arc::new(key),
         facts,
     })
+}
+
+fn certified(
+    chain: Vec<CertificateDer<'static>>,
+    mut key: PrivateKeyDer<'static>,
+) -> Result<CertifiedKey, rustls::Error> {
+    let signing = any_supported_type(&key);
+    key.zeroize();
+    let certified = CertifiedKey::new(chain, signing?);
+    certified.keys_match()?;
+    Ok(certified)
 }
 
 fn mismatch(cert: &str, key: &str, error: &rustls::Error) -> Error {
