@@ -69,10 +69,10 @@ fn refused(why: &CertificateError) -> String {
     use CertificateError::*;
     match why {
         Expired | ExpiredContext { .. } => {
-            format!("the peer's certificate has expired ({why}); renew it, or set this host's clock")
+            format!("the peer's certificate has expired, or that of an authority it sent ({why}); renew it, or set this host's clock")
         }
         NotValidYet | NotValidYetContext { .. } => {
-            format!("the peer's certificate is not valid yet ({why}); set the clocks of both hosts")
+            format!("the peer's certificate is not valid yet, or that of an authority it sent ({why}); set the clocks of both hosts")
         }
         UnknownIssuer => {
             "the peer's certificate comes from an authority that is not in cacertfile; add that authority".into()

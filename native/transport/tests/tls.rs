@@ -485,6 +485,28 @@ async fn of_several_certificates_the_first_is_shown_whose_key_suits_the_peer() {
 }
 
 #[tokio::test]
+async fn of_several_certificates_one_is_shown_whose_authority_the_peer_trusts() {
+    let (old, new) = (Authority::new(), Authority::new().below("between", 3));
+    let of_new = new.issue(&["127.0.0.1"]);
+    let of_both = TlsOptions {
+        identities: [
+            old.issue(&["127.0.0.1"]).identities,
+            of_new.identities.clone(),
+        ]
+        .concat(),
+        ..of_new.clone()
+    };
+    for version in [Version::Tls12, Version::Tls13] {
+        let agreed = works(&between(&of_new, &only(version, &of_both))).await;
+        assert_eq!(
+            agreed.chain.len(),
+            2,
+            "the old one has no authority between"
+        );
+    }
+}
+
+#[tokio::test]
 async fn keys_may_be_of_any_common_kind() {
     let authority = Authority::new();
     let rsa = KeyPair::from_pem(include_str!("keys/rsa.pem")).unwrap();

@@ -275,6 +275,10 @@ fn a_certificate_is_for_the_nodes_of_its_hosts_and_those_in_its_uris() {
     assert_eq!(facts.subject, "CN=common.example");
     assert_eq!(facts.serial, "0abc");
 
+    let forged = cert("a\nforged", vec![dns("b\nforged")]);
+    let facts = Certificate::of(&forged).unwrap();
+    assert!(!facts.subject.contains('\n') && !facts.hosts[0].contains('\n'));
+
     let common = cert("common.example", vec![uri("erlang:x@elsewhere")]);
     assert!(is_for_node(&common, "x@common.example") && is_for_node(&common, "x@elsewhere"));
     assert!(!is_for_node(&common, "y@elsewhere"));
