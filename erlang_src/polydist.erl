@@ -40,7 +40,7 @@
                         listener => polydist_listeners:id(),
                         peer := polydist_native:address(), local := polydist_native:address(),
                         addresses => #{local := [polydist_native:address()], peer := [polydist_native:address()]},
-                        tls := #{version := atom(), cipher := binary()} | undefined, since := integer(),
+                        tls := polydist_native:tls_facts() | undefined, since := integer(),
                         handshake_time := non_neg_integer(), rule := binary(), ticktime := pos_integer() | kernel,
                         last_error := binary() | undefined,
                         bytes_in := non_neg_integer(), bytes_out := non_neg_integer(),

@@ -27,8 +27,8 @@
 %% A directory as a registry
 -export([dir_claim/3, dir_update/2, dir_release/1, dir_read/2, dir_nodes/1]).
 
--export_type([transport/0, address/0, listener/0, conn/0, tls_config/0, tls_options/0, tls_contents/0, certificate/0,
-              registration/0, error/0, info/0, socket_options/0, endpoints_record/0, where/0, stats/0, dir_entry/0]).
+-export_type([transport/0, address/0, listener/0, conn/0, tls_config/0, tls_options/0, tls_contents/0, tls_facts/0,
+              certificate/0, registration/0, error/0, info/0, socket_options/0, endpoints_record/0, where/0, stats/0, dir_entry/0]).
 
 -nifs([abi/0, host_identity/0, machine_identity/0, tls_config/2, tls_certificates/1, certificate_is_for/2,
        listen/3, accept/1, set_listener_options/2,
@@ -64,6 +64,10 @@
                       peer := certificate() | undefined, own := certificate() | undefined, chain := [Der :: binary()]}.
 %% `resumed': it goes on with the keys of an earlier session. `ktls': the kernel does the encryption. `own' is the certificate of
 %% ours that the peer was shown; `chain' is what it sent, `peer' the first of these.
+
+-type tls_facts() :: #{version := 'tlsv1.2' | 'tlsv1.3', cipher := binary(), resumed := boolean(), ktls := boolean(),
+                       peer := certificate() | undefined, own := certificate() | undefined}.
+%% What is shown of it.
 
 -type certificate() :: #{subject := binary(), issuer := binary(), serial := Hexadecimal :: binary(), hosts := [binary()],
                          nodes := [binary()], not_before := integer(), not_after := integer()}.
