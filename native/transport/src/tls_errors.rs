@@ -124,7 +124,8 @@ fn rejected(alert: AlertDescription, own: Option<&Certificate>) -> String {
         }
         ProtocolVersion => "no TLS version is allowed on both sides; compare versions",
         HandshakeFailure => {
-            "no cipher, group or kind of key suits both sides; compare ciphers, the peer's log says which"
+            "no cipher, group or kind of key suits both sides; compare ciphers. From OTP's own ssl it may also mean that \
+             this node's certificate is not for the host that was dialled; the peer's log says which"
         }
         UnrecognisedName => "it does not know the server name this node asked for",
         _ => "the peer's log may say why",

@@ -179,6 +179,13 @@ async fn a_certificate_out_of_its_time_is_refused_by_either_side_and_named_so() 
     });
     let told = "this node's certificate has expired";
     refused(&expired, &good, "the peer's certificate has expired", told).await;
+    let between = authority.below_with("between", |params| {
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(2021, 1, 1);
+    });
+    let under_it = between.issue(&["127.0.0.1"]);
+    let told = "or that of one of its authorities, for expired";
+    refused(&under_it, &good, "or that of an authority it sent", told).await;
     let told = "this node's certificate is not valid yet";
     refused(
         &future,

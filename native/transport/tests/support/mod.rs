@@ -174,8 +174,12 @@ impl Authority {
 
     /// An authority that this one vouches for; who trusts this one trusts that one.
     pub fn below(&self, name: &str, serial: u64) -> Self {
+        self.below_with(name, |params| params.serial_number = Some(serial.into()))
+    }
+
+    pub fn below_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let (mut params, key) = Self::params(name);
-        params.serial_number = Some(serial.into());
+        change(&mut params);
         let cert = params.signed_by(&key, &self.issuer).unwrap().pem();
         Self {
             cert: self.cert.clone(),
