@@ -20,13 +20,15 @@ the_fun_is_asked_what_ssl_asks_test_() ->
              {"two intermediate authorities", #{intermediates => [[], []]}},
              {"a fun of four arguments", #{arity => 4}},
              {"an expired certificate", #{peer => [{validity, {{2001, 1, 1}, {2002, 1, 1}}}]}},
-             {"an expired certificate that the fun accepts", #{peer => [{validity, {{2001, 1, 1}, {2002, 1, 1}}}], answer => accept}},
+             {"an expired certificate that the fun accepts",
+              #{peer => [{validity, {{2001, 1, 1}, {2002, 1, 1}}}], answer => accept}},
              {"an expired intermediate authority", #{intermediates => [[{validity, {{2001, 1, 1}, {2002, 1, 1}}}]]}},
              {"an expired root", #{root => [{validity, {{2001, 1, 1}, {2002, 1, 1}}}]}},
              {"for another host", #{host => "elsewhere.example"}},
              {"for another host, which the fun accepts", #{host => "elsewhere.example", answer => accept}},
              {"not for this use", #{peer => [{extensions, [usage([?'id-kp-codeSigning'])]}]}},
-             {"not for this use, which the fun accepts", #{peer => [{extensions, [usage([?'id-kp-codeSigning'])]}], answer => accept}},
+             {"not for this use, which the fun accepts",
+              #{peer => [{extensions, [usage([?'id-kp-codeSigning'])]}], answer => accept}},
              {"an unknown critical extension", #{peer => [{extensions, [unknown(true)]}]}},
              {"an unknown critical extension that the fun accepts", #{peer => [{extensions, [unknown(true)]}], answer => accept}},
              {"an unknown extension", #{peer => [{extensions, [unknown(false)]}]}},
@@ -53,7 +55,8 @@ hostname_test_() ->
         ?_assertEqual(ok, verify(client, Elsewhere, ?HOST, #{host => unchecked})),
         ?_assertEqual(ok, verify(client, Elsewhere, ?HOST, #{host => {name, "elsewhere.example"}})),
         ?_assertEqual(ok, verify(server, Elsewhere, undefined, #{})),
-        ?_test(says(verify(client, Data, ?HOST, #{hostname => [{match_fun, fun(_, _) -> error(secret) end}]}), ["customize_hostname_check"]))
+        ?_test(says(verify(client, Data, ?HOST, #{hostname => [{match_fun, fun(_, _) -> error(secret) end}]}),
+                    ["customize_hostname_check"]))
     ].
 
 a_fun_that_fails_refuses_and_shows_nothing_test_() ->
@@ -92,7 +95,8 @@ what_is_no_certificate_is_refused_test() ->
     says(polydist_tls_verify:verify(server, [<<"nonsense">>], undefined, check(data(#{}), #{})), ["cannot be verified"]).
 
 no_certificate_is_nobodys_business_test() ->
-    ?assertEqual(ok, polydist_tls_verify:verify(server, [], undefined, check(data(#{}), #{verify_fun => {fun(_, _, _) -> no end, s}}))).
+    Check = check(data(#{}), #{verify_fun => {fun(_, _, _) -> no end, s}}),
+    ?assertEqual(ok, polydist_tls_verify:verify(server, [], undefined, Check)).
 
 a_chain_may_come_in_any_order_and_with_strangers_test() ->
     #{chain := [Peer, Top, Low]} = Data = data(#{intermediates => [[], []]}),
@@ -105,10 +109,60 @@ a_chain_may_come_in_any_order_and_with_strangers_test() ->
 
 a_fun_may_trust_what_stands_further_down_test() ->
     #{chain := [_, Intermediate]} = Data = data(#{roots => none}),
-    Trust = fun(Path) -> case lists:member(Intermediate, Path) of true -> {trusted_ca, Intermediate}; false -> unknown_ca end end,
+    Trust = fun([Top | _]) when Top =:= Intermediate -> {trusted_ca, Intermediate} end,
     ?assertEqual(ok, verify(client, Data, ?HOST, #{partial_chain => Trust})),
     says(verify(client, Data, ?HOST, #{partial_chain => fun(_) -> unknown_ca end}), ["CA certificates"]),
     says(verify(client, Data, ?HOST, #{partial_chain => fun(_) -> error(no) end}), ["CA certificates"]).
+
+%% Lists of revoked certificates; ssl gets the same ones.
+revoked_certificates_test_() ->
+    {timeout, 60, fun() ->
+        Directory = filename:join("/tmp", lists:concat(["pdtls", os:getpid(), "-", erlang:unique_integer([positive])])),
+        try
+            revoked_certificates(polydist_pki:new(Directory))
+        after
+            file:del_dir_r(Directory)
+        end
+    end}.
+
+revoked_certificates(#{directory := Directory, root := #{cert := Root}} = Pki) ->
+    #{cert := [Good]} = polydist_pki:issue(Pki, "good", #{}),
+    #{cert := [Bad]} = Revoked = polydist_pki:issue(Pki, "bad", #{}),
+    #{cert := [Deep | Above]} = polydist_pki:issue(Pki, "deep", #{intermediates => 1}),
+    List = fun(Days) -> contents(polydist_pki:revoke(Pki, filename:join(Directory, "crls"), [Revoked], Days)) end,
+    Now = List({-1, 1}),
+    Accept = {fun(_, {bad_cert, {revoked, _}} = Reason, _) -> {fail, Reason}; (_, {extension, _}, S) -> {unknown, S};
+                 (_, {bad_cert, _} = Reason, _) -> {fail, Reason}; (_, _, S) -> {valid, S} end, s},
+    [
+        ?assertEqual({Line, Wanted}, {Line, polydist_tls_verify:verify(server, Chain, undefined, Check)})
+     || More <- [#{}, #{verify_fun => Accept}],
+        {Line, Chain, Crls, Wanted} <- [
+            {1, [Good], crls(chain, deny, [Now]), ok},
+            {2, [Bad], crls(chain, deny, [Now]), revoked()},
+            {3, [Bad], crls(peer, allow, [Now]), revoked()},
+            {4, [Good], crls(chain, deny, []), undetermined()},
+            {5, [Good], crls(chain, allow, []), ok},
+            {6, [Good], crls(chain, deny, [List({-3, -1})]), undetermined()},
+            %% Of the authority between nobody knows.
+            {7, [Deep | Above], crls(chain, deny, [Now]), undetermined()},
+            {8, [Deep | Above], crls(chain, allow, [Now]), ok}
+        ],
+        Check <- [maps:merge(#{roots => [Root], depth => 10, host => given, hostname => [], crls => Crls}, More)]
+    ].
+
+crls(Check, Unknown, Lists) ->
+    #{check => Check, unknown => Unknown, lists => Lists}.
+
+revoked() -> {error, {tls, <<"the certificate of the client is not accepted: it has been revoked (unspecified)">>}}.
+
+undetermined() ->
+    {error, {tls, <<"the certificate of the client is not accepted: no list of revoked certificates that is valid now tells of it; "
+                    "see crl_check">>}}.
+
+contents(File) ->
+    {ok, Pem} = file:read_file(File),
+    [{'CertificateList', Der, not_encrypted}] = public_key:pem_decode(Pem),
+    Der.
 
 %% One side's certificates against ssl
 
