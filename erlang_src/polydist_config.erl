@@ -16,7 +16,7 @@
 -module(polydist_config).
 
 %% Our own keys
--export([read/0, parse/2, carriers/0]).
+-export([read/0, parse/2, tls/0, carriers/0]).
 
 %% The kernel's parameters
 -export([port_range/0, interface/0, socket_options/1, pick_socket_options/1, sctp_options/0, setup_time/0]).
@@ -36,20 +36,36 @@
 %% @doc The configuration of this node. Works as soon as the code server runs.
 -spec read() -> {ok, config()} | {error, Sentence :: binary()}.
 read() ->
+    {Flags, Environment} = sources(),
+    case parse(Flags, Environment) of
+        {ok, #{tls := Terms} = Config} when Terms =/= undefined -> {ok, Config#{tls := configured}};
+        Other -> Other
+    end.
+
+%% @doc The key `tls'. It may hold a password, so read/0, whose answer is kept, says only that there is one.
+-spec tls() -> term() | undefined.
+tls() ->
+    {Flags, Environment} = sources(),
+    maps:get(tls, given(Flags, Environment), undefined).
+
+sources() ->
     %% sys.config's values are there only once the application is loaded; nobody does that before the distribution starts.
     _ = application:load(polydist),
     Flags = case init:get_argument(polydist) of
                 {ok, Words} -> Words;
                 error -> []
             end,
-    parse(Flags, application:get_all_env(polydist)).
+    {Flags, application:get_all_env(polydist)}.
+
+given(Flags, Environment) ->
+    maps:merge(maps:from_list(lists:keydelete(included_applications, 1, Environment)),
+               maps:from_list([flag(Words) || Words <- Flags])).
 
 %% @doc Pure: the words after each `-polydist', and the environment, to a configuration.
 -spec parse(Flags :: [[string()]], Environment :: [{atom(), term()}]) -> {ok, config()} | {error, Sentence :: binary()}.
 parse(Flags, Environment) ->
     try
-        Given = maps:merge(maps:from_list(lists:keydelete(included_applications, 1, Environment)),
-                           maps:from_list([flag(Words) || Words <- Flags])),
+        Given = given(Flags, Environment),
         Config = maps:fold(fun(Key, Value, Config) -> Config#{Key := value(Key, Value)} end,
                            #{registries => value(registries, [epmd]), listen => #{}, uds_dirs => [], legacy => undefined,
                              tls => undefined, log_level => warning},
@@ -80,6 +96,9 @@ term(Key, Words) ->
     end.
 
 -spec not_a_term(atom(), string(), iodata()) -> no_return().
+not_a_term(tls, _, _) ->
+    %% There may be a password in it.
+    invalid("-polydist tls is not followed by an Erlang term; in a shell it wants quotes: -polydist tls 'Term'", []);
 not_a_term(Key, Source, Why) ->
     invalid("-polydist ~0p ~ts is not an Erlang term (~ts); in a shell it wants quotes: -polydist ~0p 'Term'",
             [Key, Source, Why, Key]).

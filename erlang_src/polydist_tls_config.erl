@@ -30,7 +30,8 @@
 %% Since this release stock takes the options of the command line and of the file together.
 -define(TOGETHER, "26").
 
-%% @doc The configurations of this node, ready for use. Terms is the key `tls' of the configuration; the flags win.
+%% @doc The configurations of this node, ready for use. Terms is the key `tls' of the configuration, or `configured' if it is to be
+%% found there; the flags win.
 -spec load(Terms :: term() | undefined) -> {ok, loaded()} | {error, Sentence :: binary()}.
 load(Terms) ->
     case read(Terms) of
@@ -103,6 +104,7 @@ terms(Terms) ->
     case {optfile(), command_line()} of
         {none, []} when Terms =:= undefined ->
             invalid("it has no certificates; give -ssl_dist_optfile FILE, the file that stock inet_tls takes", []);
+        {none, []} when Terms =:= configured -> {polydist_config:tls(), []};
         {none, []} -> {Terms, []};
         {none, Given} -> {Given, []};
         {File, Given} -> {together(Given, file_terms(File)), [File]}
@@ -199,7 +201,7 @@ evaluated(File, Expression) ->
     catch
         %% The reason may hold what the file does.
         error:Reason -> invalid("~ts cannot be evaluated: ~ts", [File, kind(Reason)]);
-        exit:_ -> invalid("~ts cannot be evaluated: it exits", [File])
+        Class:_ -> invalid("~ts cannot be evaluated: it ends with ~0p", [File, Class])
     end.
 
 kind({unbound_var, Name}) -> io_lib:format("the variable ~0p is unbound", [Name]);
@@ -212,9 +214,13 @@ not_one(File) ->
     invalid("~ts must hold one Erlang expression without variables, ending in a full stop: [{server, [..]}, {client, [..]}].",
             [File]).
 
+%% What stands before a mistake may be a password, which is a string.
 -spec not_erlang(file:filename_all(), term(), iodata()) -> no_return().
 not_erlang(File, Line, Why) ->
-    invalid("~ts: line ~0p: ~ts", [File, Line, Why]).
+    invalid("~ts: line ~0p: ~ts", [File, Line, case string:find(Why, "\"") of
+                                                   nomatch -> Why;
+                                                   _ -> "syntax error"
+                                               end]).
 
 file_text(File, What) ->
     Binary = read_file(File, What),
