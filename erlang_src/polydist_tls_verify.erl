@@ -85,9 +85,9 @@ verify(Role, Chain, Host, #{roots := Roots} = Check) ->
     end.
 
 %% Of what is no anchor public_key, too, would ask the fun; but it would not tell what went wrong in it.
-validated(Reason, [#cert{otp = Otp} | Path], Depth, {Fun, State}) when is_atom(Reason) ->
+validated(Reason, [#cert{otp = Otp} = Top | Path], Depth, {Fun, State}) when is_atom(Reason) ->
     case Fun(Otp, {bad_cert, Reason}, State) of
-        {valid, NewState} -> validated(#cert{otp = Otp}, Path, Depth, {Fun, NewState});
+        {valid, NewState} -> validated(Top, Path, Depth, {Fun, NewState});
         {fail, Why} -> {error, Why}
     end;
 validated(#cert{otp = Otp}, Path, Depth, Callback) ->
@@ -163,7 +163,6 @@ is_valid_now(#cert{otp = Otp}) ->
              end,
     case public_key:pkix_path_validation(Otp, [Otp], [{verify_fun, {Accept, ok}}]) of
         {error, {bad_cert, expired}} -> false;
-        {error, expired} -> false;
         _ -> true
     end.
 
