@@ -16,7 +16,7 @@
 -module(polydist_config).
 
 %% Our own keys
--export([read/0, parse/2, tls/0, carriers/0]).
+-export([read/0, parse/2, carriers/0]).
 
 %% The kernel's parameters
 -export([port_range/0, interface/0, socket_options/1, pick_socket_options/1, sctp_options/0, setup_time/0]).
@@ -36,36 +36,20 @@
 %% @doc The configuration of this node. Works as soon as the code server runs.
 -spec read() -> {ok, config()} | {error, Sentence :: binary()}.
 read() ->
-    {Flags, Environment} = sources(),
-    case parse(Flags, Environment) of
-        {ok, #{tls := Terms} = Config} when Terms =/= undefined -> {ok, Config#{tls := configured}};
-        Other -> Other
-    end.
-
-%% @doc The key `tls'. It may hold a password, so read/0, whose answer is kept, says only that there is one.
--spec tls() -> term() | undefined.
-tls() ->
-    {Flags, Environment} = sources(),
-    maps:get(tls, given(Flags, Environment), undefined).
-
-sources() ->
     %% sys.config's values are there only once the application is loaded; nobody does that before the distribution starts.
     _ = application:load(polydist),
     Flags = case init:get_argument(polydist) of
                 {ok, Words} -> Words;
                 error -> []
             end,
-    {Flags, application:get_all_env(polydist)}.
-
-given(Flags, Environment) ->
-    maps:merge(maps:from_list(lists:keydelete(included_applications, 1, Environment)),
-               maps:from_list([flag(Words) || Words <- Flags])).
+    parse(Flags, application:get_all_env(polydist)).
 
 %% @doc Pure: the words after each `-polydist', and the environment, to a configuration.
 -spec parse(Flags :: [[string()]], Environment :: [{atom(), term()}]) -> {ok, config()} | {error, Sentence :: binary()}.
 parse(Flags, Environment) ->
     try
-        Given = given(Flags, Environment),
+        Given = maps:merge(maps:from_list(lists:keydelete(included_applications, 1, Environment)),
+                           maps:from_list([flag(Words) || Words <- Flags])),
         Config = maps:fold(fun(Key, Value, Config) -> Config#{Key := value(Key, Value)} end,
                            #{registries => value(registries, [epmd]), listen => #{}, uds_dirs => [], legacy => undefined,
                              tls => undefined, log_level => warning},

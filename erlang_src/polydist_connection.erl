@@ -52,6 +52,12 @@ do_accept(Kernel, Acceptor, Conn, Info, MyNode, Allowed, SetupTime) ->
         {Acceptor, controller} -> demonitor(Monitor, [flush]);
         {'DOWN', Monitor, process, Acceptor, _} -> ?shutdown(no_node)
     end,
+    case polydist_listeners:verify(server, Info, undefined) of
+        ok -> ok;
+        {error, Reason} ->
+            handshake_failed(Info, Reason),
+            ?shutdown(no_node)
+    end,
     Timer = dist_util:start_timer(SetupTime),
     Start = erlang:monotonic_time() - native(maps:get(took, Info)),
     HsData = hs_data(#{conn => Conn, port => open_port(no_node), info => Info, direction => in, kernel => Kernel, start => Start,
@@ -183,25 +189,50 @@ recv({Conn, _}, Timeout, Context) ->
         undefined -> ok
     end,
     case polydist_native:await(Ref, Timeout) of
-        {ok, Frame} -> {ok, binary_to_list(Frame)};
+        {ok, Frame} ->
+            identified(Conn, Frame, Context),
+            {ok, binary_to_list(Frame)};
         {error, {Kind, _} = Reason} ->
             ended(Context, Last, Reason),
             {error, Kind}
     end.
 
+%% A peer that is not who it says it is hears no more than one that net_kernel does not allow: no challenge, which it could answer.
+identified(Conn, Frame, #{direction := in, info := Info}) ->
+    case polydist_identity:claimed(Frame) of
+        {ok, Name} ->
+            case polydist_identity:check(Name, Info) of
+                ok -> ok;
+                {refused, Sentence} ->
+                    polydist_log:say(warning, Sentence),
+                    _ = polydist_native:send(Conn, "snot_allowed"),
+                    ?shutdown(no_node)
+            end;
+        none -> ok
+    end;
+identified(_, <<"snot_allowed">>, #{node := Node, info := #{transport := Transport}}) ->
+    Sentence = polydist_log:text("~p: ~ts does not allow this node: its log may say why (net_kernel:allow/1, or over TLS a "
+                                 "certificate that is not for ~ts)", [Transport, Node, node()]),
+    polydist_attempts:note(Node, #{reason => {not_allowed, Sentence}});
+identified(_, _, _) ->
+    ok.
+
 %% Here a TLS 1.3 client learns that the server did not like its certificate.
-ended(#{direction := in, info := #{transport := Transport, peer := Peer}}, _, {Kind, Sentence}) ->
-    Level = case polydist_attempts:is_daily(Kind) of
-                true -> info;
-                false -> warning
-            end,
-    polydist_log:say(Level, "handshake over ~p with ~ts: ~ts", [Transport, polydist_address:text(Transport, Peer), Sentence]);
+ended(#{direction := in, info := Info}, _, Reason) ->
+    handshake_failed(Info, Reason);
 ended(#{node := Node, info := #{transport := Transport}}, Last, {Kind, Sentence}) ->
     Hint = case {Last, Kind} of
                {expecting_acknowledgement, closed} -> " after our answer to its challenge; have both nodes the same cookie?";
                _ -> ""
            end,
     polydist_attempts:note(Node, #{reason => {Kind, polydist_log:text("~p: ~ts~ts", [Transport, Sentence, Hint])}}).
+
+handshake_failed(#{transport := Transport, peer := Peer}, {Kind, Sentence}) ->
+    Level = case polydist_attempts:is_daily(Kind) of
+                true -> info;
+                false -> warning
+            end,
+    polydist_log:say(Level, "handshake over ~p with ~ts: ~ts", [Transport, polydist_address:text(Transport, Peer), Sentence]).
 
 getll({Conn, Port}, SetupTime) ->
     Ref = case erase(?MODULE) of
@@ -236,8 +267,9 @@ established({Conn, _} = Socket, Node, #{info := Info, direction := Direction, st
     polydist_carrier:net_address(Transport, Peer, Host).
 
 %% What connections/0 tells of it. Only an end of SCTP may have several addresses.
-shown(#{addresses := #{}} = Info) -> maps:with([transport, listener, peer, local, addresses, tls], Info);
-shown(Info) -> maps:with([transport, listener, peer, local, tls], Info).
+shown(#{addresses := undefined} = Info) -> shown(maps:remove(addresses, Info));
+shown(#{tls := #{chain := _} = Tls} = Info) -> shown(Info#{tls := maps:remove(chain, Tls)});
+shown(Info) -> maps:with([transport, listener, peer, local, addresses, tls], Info).
 
 %% What the policy says of the peer. Who accepts learns only now who it is.
 settings(_, _, #{settings := Settings}) ->

@@ -75,15 +75,20 @@ options(#{transport := Transport, address := Address, settings := #{socket := Of
     case Transport of
         tls ->
             case polydist_listeners:tls(client) of
-                {ok, Tls} -> Options#{tls => Tls, server_name => unicode:characters_to_binary(Host)};
+                {ok, Tls} -> Options#{tls => Tls, server_name => unicode:characters_to_binary(polydist_listeners:server_name(Host))};
                 Error -> Error
             end;
         sctp -> Options#{local => polydist_sockets:local_ips(polydist_listeners:results(), Address)};
         _ -> Options
     end.
 
-answered({{Conn, Candidate, Start}, Running}, {connected, Info}, Race) ->
-    won(Conn, Info, Candidate, Start, Race#{running := Running});
+answered({{Conn, Candidate, Start}, Running}, {connected, Info}, #{host := Host} = Race) ->
+    case polydist_listeners:verify(client, Info, Host) of
+        ok -> won(Conn, Info, Candidate, Start, Race#{running := Running});
+        {error, Reason} ->
+            ok = close(Conn),
+            race(done(Candidate, Start, failed, Reason, Race#{running := Running, next := now_ms()}))
+    end;
 answered({{Dial, Candidate, Start}, Running}, {connected, Conn, Info}, Race) ->
     ok = polydist_outside:stop(Dial),
     won(Conn, Info, Candidate, Start, Race#{running := Running});

@@ -1,24 +1,31 @@
 %%% Where and how to listen: the key `listen', and what polydist:add_listener/1 takes. Pure.
 %%%
-%%%   #{tcp | tcp6 | tls => #{ip => any | Address, port => N, ports => {Low, High}, allow => ["10.0.0.0/8", "fd00::1"]},
-%%%     sctp => #{ip => any | Address | [Address], port, ports, allow},
-%%%     uds => #{dir => Path, path => Path, mode => 8#600, allow => [Uid]}}
+%%%   #{tcp | tcp6 | tls => #{ip => any | loopback | Address, interface => "eth0", port => N, ports => {Low, High},
+%%%                           allow => ["10.0.0.0/8", "fd00::1"], shared => [tcp, tls], identity => true},
+%%%     sctp => #{ip => any | loopback | Address | [Address], interface, port, ports, allow},
+%%%     uds => #{dir => Path, path => Path, mode => 8#600, allow => any | [Uid]}}
+%%%
+%%% The addresses of an interface are looked up when the listener is opened. A port that is shared serves both, TLS and the plain
+%%% protocol. With `identity' the certificate of whoever connects must be for the node that it says it is; without it this is so
+%%% where the TLS options demand certificates.
 %%%
 %%% The addresses in the list of SCTP are those of one listener: each connection has all of them.
 %%%
 %%% A transport from outside has options of its own, which it checks itself; see doc/transports.md.
 %%%
 %%% Any of them may have a `name', an atom, and a list of such maps is as many listeners of one transport. `allow' says whose
-%%% connections are taken; without it everybody's are.
+%%% connections are taken; without it everybody's are, but by a Unix socket only those of this node's user and of root. At most
+%%% `max_handshakes' connections are in their handshake at once (256), and `max_handshakes_per_source' of one address or user (64).
 -module(polydist_place).
 
 -export([parse/1, listener/1, of_transport/2, allow_text/1]).
 
 -export_type([place/0, allow/0]).
 
--type allow() :: [polydist_net:net()] | [Uid :: non_neg_integer()].
--type place() :: #{name => atom(), allow => allow(),
-                   ip => any | inet:ip_address() | [inet:ip_address(), ...], % a list for SCTP only
+-type allow() :: [polydist_net:net()] | [Uid :: non_neg_integer()] | any.
+-type place() :: #{name => atom(), allow => allow(), max_handshakes => pos_integer(), max_handshakes_per_source => pos_integer(),
+                   shared => boolean(), identity => boolean(), interface => string(),
+                   ip => any | loopback | inet:ip_address() | [inet:ip_address(), ...], % a list for SCTP only
                    ports => {inet:port_number(), inet:port_number()},
                    dir => string(), path => binary(), mode => non_neg_integer(),
                    options => map()}. % of a transport from outside
@@ -58,7 +65,9 @@ of_transport(Transport, Listen) ->
     end.
 
 %% @doc `allow' as one writes it.
--spec allow_text(allow()) -> [binary() | non_neg_integer()].
+-spec allow_text(allow()) -> any | [binary() | non_neg_integer()].
+allow_text(any) ->
+    any;
 allow_text(Allow) ->
     [allowed(Each) || Each <- Allow].
 
@@ -82,6 +91,8 @@ place(uds, Options) when is_map(Options) ->
         #{dir := _, path := _} -> invalid("uds listens at a path or in a dir; it cannot have both", []);
         _ -> maps:map(fun uds_option/2, Options)
     end;
+place(Transport, #{ip := _, interface := _}) when ?is_inet(Transport) ->
+    invalid("~0p listens at an ip or at an interface; it cannot have both", [Transport]);
 place(Transport, Options) when is_map(Options), ?is_inet(Transport) ->
     maps:fold(fun(Key, Value, Place) -> inet_option(Transport, Key, Value, Place) end, #{}, Options);
 place(Transport, Options) when is_map(Options) ->
@@ -112,13 +123,15 @@ uds_option(path, Path) when is_binary(Path); is_list(Path) ->
         _ -> invalid("uds has path => ~0tp, which is not absolute: \"/run/app/node.sock\"", [Path])
     end;
 uds_option(mode, Mode) when is_integer(Mode), Mode >= 0, Mode =< 8#777 -> Mode;
+uds_option(allow, any) -> any;
 uds_option(allow, Uids) -> uids(Uids);
+uds_option(Key, Value) when Key =:= max_handshakes; Key =:= max_handshakes_per_source -> number(uds, Key, Value);
 uds_option(Key, Value) -> unknown_uds_option(Key, Value).
 
 -spec unknown_uds_option(term(), term()) -> no_return().
 unknown_uds_option(Key, Value) ->
-    invalid("uds has ~0tp => ~0tp, but uds knows dir => Path or path => Path, mode => 8#600, allow => [Uid], name => Atom",
-            [Key, Value]).
+    invalid("uds has ~0tp => ~0tp, but uds knows dir => Path or path => Path, mode => 8#600, allow => [Uid], name => Atom, "
+            "max_handshakes and max_handshakes_per_source", [Key, Value]).
 
 uids(Uids) ->
     case is_list(Uids) andalso Uids =/= [] andalso lists:all(fun is_uid/1, proper(Uids)) of
@@ -132,7 +145,16 @@ inet_option(_, name, Name, Place) -> Place#{name => name(Name)};
 inet_option(_, port, Port, Place) when is_integer(Port), Port >= 0, Port =< 65535 -> Place#{ports => {Port, Port}};
 inet_option(_, ports, {Low, High} = Ports, Place)
   when is_integer(Low), is_integer(High), Low >= 0, Low =< High, High =< 65535 -> Place#{ports => Ports};
-inet_option(_, ip, any, Place) -> Place#{ip => any};
+inet_option(_, ip, Where, Place) when Where =:= any; Where =:= loopback -> Place#{ip => Where};
+inet_option(Transport, interface, Name, Place) ->
+    case polydist_log:chars(Name) of
+        {ok, [_ | _] = Chars} -> Place#{interface => Chars};
+        _ -> invalid("~0p has interface => ~0tp, but must have its name, such as \"eth0\"", [Transport, Name])
+    end;
+inet_option(Transport, Key, Value, Place) when Key =:= max_handshakes; Key =:= max_handshakes_per_source ->
+    Place#{Key => number(Transport, Key, Value)};
+inet_option(Transport, shared, Both, Place) when Transport =/= sctp -> Place#{shared => shared(Transport, Both)};
+inet_option(Transport, identity, Bool, Place) when Transport =/= sctp, is_boolean(Bool) -> Place#{identity => Bool};
 inet_option(sctp, ip, [Head | _] = Ips, Place) when not is_integer(Head) -> Place#{ip => ips(Ips)};
 inet_option(Transport, ip, Ip, Place) -> Place#{ip => ip(Transport, Ip)};
 inet_option(Transport, allow, Nets, Place) when is_list(Nets), Nets =/= [] ->
@@ -140,12 +162,22 @@ inet_option(Transport, allow, Nets, Place) when is_list(Nets), Nets =/= [] ->
 inet_option(Transport, allow, Nets, _) ->
     no_nets(Transport, Nets);
 inet_option(Transport, Key, Value, _) ->
-    Addresses = case Transport of
-                    sctp -> ", an address or a list of them";
-                    _ -> " or an address"
-                end,
-    invalid("~0p has ~0tp => ~0tp, but ~0p knows ip => any~ts, port => 0..65535, ports => {Low, High}, "
-            "allow => [\"10.0.0.0/8\"], name => Atom", [Transport, Key, Value, Transport, Addresses]).
+    {Addresses, Others} = case Transport of
+                              sctp -> {"an address or a list of them", ""};
+                              _ -> {"or an address", ", shared => [tcp, tls], identity => true or false"}
+                          end,
+    invalid("~0p has ~0tp => ~0tp, but ~0p knows ip => any, loopback, ~ts, interface => \"eth0\", port => 0..65535, "
+            "ports => {Low, High}, allow => [\"10.0.0.0/8\"], name => Atom, max_handshakes and max_handshakes_per_source~ts",
+            [Transport, Key, Value, Transport, Addresses, Others]).
+
+shared(Transport, Both) ->
+    Is = fun(Wanted) -> try lists:sort(Both) =:= Wanted catch error:_ -> false end end,
+    Is([tcp, tls]) orelse Is([tcp6, tls])
+        orelse invalid("~0p has shared => ~0tp, but a port can be shared by both of [tcp, tls] only", [Transport, Both]).
+
+number(_, _, Number) when is_integer(Number), Number > 0, Number =< 16#ffff -> Number;
+number(Transport, Key, Value) ->
+    invalid("~0p has ~0p => ~0tp, but must have a number from 1 to 65535", [Transport, Key, Value]).
 
 %% All addresses of one endpoint.
 ips(Ips) ->

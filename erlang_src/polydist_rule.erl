@@ -13,6 +13,7 @@
 %%%            connect_timeout => Ms            for one attempt; without it whatever net_setuptime leaves
 %%%            stagger => Ms                    how long an attempt is alone before the next one starts; 250
 %%%            registries => [epmd]             who is asked, of the key registries; all
+%%%            identity => true | false         whether who connects must have a certificate for its name: polydist_identity
 %%%            socket => #{nodelay, keepalive, sndbuf, recbuf, priority, tos, user_timeout,
 %%%                        sctp => #{heartbeat, path_max_retrans, max_retrans, rto_initial, rto_min, rto_max}}
 %%%
@@ -28,7 +29,7 @@
                | {all, [match()]} | {'not', match()}.
 -type options() :: #{transports := [polydist_native:transport()],
                      ticktime => number() | {pos_integer(), ms}, legacy => legacy(), connect_timeout => pos_integer(),
-                     stagger => non_neg_integer(), registries => [polydist_registry:name()],
+                     stagger => non_neg_integer(), identity => boolean(), registries => [polydist_registry:name()],
                      socket => polydist_native:socket_options() | [{atom(), term()}]}.
 -type legacy() :: tcp | tls | none.
 
@@ -39,7 +40,7 @@
 
 %% What a rule says of a connection, times in milliseconds. `rule' is what to call it.
 -type settings() :: #{rule := binary(), stagger := non_neg_integer(), socket := polydist_native:socket_options(),
-                      ticktime => pos_integer(), connect_timeout => pos_integer()}.
+                      ticktime => pos_integer(), connect_timeout => pos_integer(), identity => boolean()}.
 
 %% What is known of a peer; a key that is not there is not known yet. The address of a Unix socket is none.
 -type facts() :: #{node => node(), ip => inet:ip_address() | none, same_host => boolean()}.
@@ -48,7 +49,7 @@
 -define(SHORTEST_TICKTIME, 100).
 -define(LONGEST_TICKTIME, 86400000).
 -define(DEPTH, 60). % of what a mistake repeats of its rule
--define(OPTIONS, [transports, ticktime, legacy, connect_timeout, stagger, registries, socket]).
+-define(OPTIONS, [transports, ticktime, legacy, connect_timeout, stagger, registries, identity, socket]).
 
 %% @doc Checks a rule as the user wrote it, on a node that has these registries.
 -spec compile(Number :: pos_integer(), term(), [polydist_registry:name()]) -> {ok, rule()} | {error, Sentence :: binary()}.
@@ -64,7 +65,7 @@ compile(Number, {Match, Options} = Source, Registries) when is_map(Options) ->
                registries => maps:get(registries, Checked, all),
                settings => maps:merge(#{rule => polydist_log:text("policy rule ~0p (~0tp)", [Number, Match]),
                                         stagger => ?STAGGER, socket => #{}},
-                                      maps:with([ticktime, connect_timeout, stagger, socket], Checked))}}
+                                      maps:with([ticktime, connect_timeout, stagger, identity, socket], Checked))}}
     catch
         throw:{invalid, Why} -> mistake(Number, Source, Why)
     end;
@@ -98,6 +99,7 @@ option(ticktime, Seconds) when is_number(Seconds), Seconds =< ?LONGEST_TICKTIME 
 option(legacy, Legacy) when Legacy =:= tcp; Legacy =:= tls; Legacy =:= none -> Legacy;
 option(connect_timeout, Ms) when is_integer(Ms), Ms > 0, Ms =< 16#ffffffff -> Ms;
 option(stagger, Ms) when is_integer(Ms), Ms >= 0, Ms =< 16#ffffffff -> Ms;
+option(identity, Bool) when is_boolean(Bool) -> Bool;
 option(socket, Options) when is_map(Options) -> option(socket, maps:to_list(Options));
 option(socket, Options) when is_list(Options) ->
     length_of(socket, Options),
@@ -116,6 +118,7 @@ option(transports, Other) ->
 option(ticktime, Other) -> invalid("has ticktime => ~0tp, which must be seconds (2, 0.5) or {500, ms}", [Other]);
 option(legacy, Other) -> invalid("has legacy => ~0tp, which must be tcp, tls or none: what a stock peer's port speaks", [Other]);
 option(socket, Other) -> invalid("has socket => ~0tp, which must be a map such as #{keepalive => true}", [Other]);
+option(identity, Other) -> invalid("has identity => ~0tp, which must be true or false", [Other]);
 option(Key, Other) when Key =:= connect_timeout; Key =:= stagger ->
     invalid("has ~0p => ~0tp, which must be a whole number of milliseconds", [Key, Other]);
 option(Key, _) -> invalid("has the unknown option ~0tp; there are ~ts", [Key, names(?OPTIONS)]).

@@ -2,7 +2,7 @@
 %%% polydist_listeners, at boot and later.
 -module(polydist_sockets).
 
--export([open/2, close/1, failed/2, legacy/2, local_ips/2, uds_directories/1]).
+-export([open/2, close/1, failed/2, spoken/1, legacy/2, local_ips/2, uds_directories/1]).
 
 -include_lib("kernel/include/file.hrl").
 
@@ -27,7 +27,7 @@ open(#{transport := Transport, place := Place, addresses := Addresses} = Result,
     end.
 
 open_inet(Transport, Place, Addresses, Result, Others) ->
-    case {ips(Transport, Place), secured(Transport, options(Place))} of
+    case {ips(Transport, Place), secured(Transport, Place, options(Place))} of
         {{ok, Ips}, {ok, Options}} ->
             Missing = [Ip || Ip <- Ips, not lists:keymember(first(Ip), 1, Addresses)],
             opened(Result, open_ips(Transport, Missing, wanted(Result, Others), ports(Result), Options));
@@ -63,13 +63,25 @@ wanted(#{transport := tcp6, first := true, place := Place}, Others) when not is_
 wanted(_, _) ->
     any.
 
-secured(tls, Options) ->
-    case server_tls() of
-        {ok, Tls} -> {ok, Options#{tls => Tls}};
+secured(Transport, Place, Options) ->
+    case is_secured(Transport, Place) andalso server_tls() of
+        false -> {ok, Options};
+        {ok, Tls} -> {ok, Options#{tls => Tls, shared => maps:get(shared, Place, false)}};
         Error -> Error
-    end;
-secured(_, Options) ->
-    {ok, Options}.
+    end.
+
+is_secured(tls, _) -> true;
+is_secured(_, Place) -> maps:get(shared, Place, false).
+
+%% @doc Where a listener can be reached over which transports: a port may be shared by two.
+-spec spoken(polydist_listeners:result()) -> [{polydist_native:transport(), polydist_native:address()}].
+spoken(#{place := #{shared := true}, addresses := Addresses}) ->
+    [{Transport, Address} || {Ip, _} = Address <- Addresses, Transport <- [plain(Ip), tls]];
+spoken(#{transport := Transport, addresses := Addresses}) ->
+    [{Transport, Address} || Address <- Addresses].
+
+plain(Ip) when tuple_size(Ip) =:= 4 -> tcp;
+plain(_) -> tcp6.
 
 %% Its files may be there by now.
 server_tls() ->
@@ -129,7 +141,10 @@ failed(#{attempts := Attempts} = Result, Reason) ->
 
 options(Place) ->
     {Socket, _} = polydist_config:socket_options(listen),
-    maps:merge(maps:with([allow], Place),
+    Limits = [{Native, Limit} || {Key, Native} <- [{max_handshakes, max_pending},
+                                                   {max_handshakes_per_source, max_pending_of_source}],
+                                 #{Key := Limit} <- [Place]],
+    maps:merge(maps:merge(maps:with([allow], Place), maps:from_list(Limits)),
                #{backlog => maps:get(backlog, Socket, 128), socket => maps:remove(backlog, Socket),
                  setup_time => polydist_config:setup_time()}).
 
@@ -153,7 +168,11 @@ is_loopback({127, _, _, _}) -> true;
 is_loopback(Ip) -> Ip =:= ?LOOPBACK6.
 
 %% Where to listen: the key listen, else inet_dist_use_interface, else everywhere.
+ips(Transport, #{interface := Name}) -> of_interface(Transport, Name);
 ips(Transport, #{ip := any}) -> {ok, everywhere(Transport)};
+ips(tcp6, #{ip := loopback}) -> {ok, [?LOOPBACK6]};
+ips(tcp, #{ip := loopback}) -> {ok, [?LOOPBACK4]};
+ips(_, #{ip := loopback}) -> {ok, [?LOOPBACK4, ?LOOPBACK6]};
 ips(_, #{ip := Ip}) -> {ok, [Ip]}; % of SCTP this may be a list of what belongs together
 ips(Transport, #{}) ->
     case polydist_config:interface() of
@@ -161,6 +180,25 @@ ips(Transport, #{}) ->
         {invalid, Term} -> invalid("inet_dist_use_interface is ~0p, which is not an IP address", [Term]);
         Ip -> at_interface(Transport, Ip, tuple_size(Ip))
     end.
+
+%% A link-local address needs a scope, which nothing here has a place for.
+of_interface(Transport, Name) ->
+    Interfaces = case inet:getifaddrs() of
+                     {ok, Found} -> Found;
+                     {error, _} -> []
+                 end,
+    case {[Ip || {Each, Options} <- Interfaces, Each =:= Name, {addr, Ip} <- Options, suits(Transport, Ip)], Interfaces} of
+        {[_ | _] = Ips, _} when Transport =:= sctp -> {ok, [Ips]};
+        {[_ | _] = Ips, _} -> {ok, lists:usort(Ips)};
+        {[], _} ->
+            {error, {no_interface, polydist_log:text("the interface ~ts has no address for ~p now; there are ~ts",
+                                                     [Name, Transport, lists:join(", ", [Each || {Each, _} <- Interfaces])])}}
+    end.
+
+suits(_, {16#fe80, _, _, _, _, _, _, _}) -> false;
+suits(tcp, Ip) -> tuple_size(Ip) =:= 4;
+suits(tcp6, Ip) -> tuple_size(Ip) =:= 8;
+suits(_, _) -> true.
 
 everywhere(tcp) -> [?ANY4];
 everywhere(tcp6) -> [?ANY6];

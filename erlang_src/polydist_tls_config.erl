@@ -11,33 +11,29 @@
 
 -export([load/1, read/1]).
 
--export_type([native/0, contents/0, loaded/0]).
+-export_type([native/0, loaded/0]).
 
 %% As polydist_native:tls_config/2 takes it: contents instead of names.
--type native() :: #{identities := [#{cert := contents(), key => contents(), password => binary()}], roots => contents(),
-                    verify := verify_peer | verify_none | deferred, check_host := boolean(), fail_if_no_peer_cert := boolean(),
-                    depth => non_neg_integer(), crls => #{files := [binary()], check := chain | peer, unknown := deny | allow},
-                    versions := ['tlsv1.3' | 'tlsv1.2'], ciphers => [binary()], groups => [binary()], sni := boolean(),
-                    ktls := boolean()}.
--type contents() :: {pem, binary()} | {der, [binary()]}.
+-type native() :: polydist_native:tls_options().
 
-%% deferred: the sides whose peers polydist_tls_verify verifies. server_name: what our client takes its peers for, instead of the
-%% host that it dials. files: all that was read, directories included.
+%% What is kept of the options: no key and no password. deferred: the sides whose peers polydist_tls_verify verifies. server_name:
+%% what our client takes its peers for, instead of the host that it dials. named: the files of each side. files: all that was read,
+%% directories included.
 -type loaded() :: #{server := polydist_native:tls_config(), client := polydist_native:tls_config(),
                     deferred := #{server => polydist_tls_verify:check(), client => polydist_tls_verify:check()},
-                    server_name => string(), mutual := boolean(), files := [file:filename_all()], notices := [binary()]}.
+                    server_name => string(), named := #{server := [iodata()], client := [iodata()]}, mutual := boolean(),
+                    files := [file:filename_all()], notices := [binary()]}.
 
 %% Since this release stock takes the options of the command line and of the file together.
 -define(TOGETHER, "26").
 
-%% @doc The configurations of this node, ready for use. Terms is the key `tls' of the configuration, or `configured' if it is to be
-%% found there; the flags win.
+%% @doc The configurations of this node, ready for use. Terms is the key `tls' of the configuration; the flags win.
 -spec load(Terms :: term() | undefined) -> {ok, loaded()} | {error, Sentence :: binary()}.
 load(Terms) ->
     case read(Terms) of
         {ok, #{server := Server, client := Client, named := Named} = Read} ->
             try
-                {ok, maps:merge(maps:with([deferred, server_name, mutual, files, notices], Read),
+                {ok, maps:merge(maps:with([deferred, server_name, named, mutual, files, notices], Read),
                                 #{server => config(server, Server, Named), client => config(client, Client, Named)})}
             catch
                 throw:{invalid, Sentence} -> {error, Sentence}
@@ -104,7 +100,6 @@ terms(Terms) ->
     case {optfile(), command_line()} of
         {none, []} when Terms =:= undefined ->
             invalid("it has no certificates; give -ssl_dist_optfile FILE, the file that stock inet_tls takes", []);
-        {none, []} when Terms =:= configured -> {polydist_config:tls(), []};
         {none, []} -> {Terms, []};
         {none, Given} -> {Given, []};
         {File, Given} -> {together(Given, file_terms(File)), [File]}

@@ -33,7 +33,10 @@ groups() ->
             peers_are_told_by_their_networks,
             nodes_outside_of_the_networks_stay_outside,
             peers_are_told_by_their_users,
-            refusals_are_logged_once_a_second
+            refusals_are_logged_once_a_second,
+        an_interface_is_named,
+        a_shared_port_is_registered_for_both,
+        one_address_cannot_take_every_place
         ]}
     ].
 
@@ -587,20 +590,23 @@ users(Config) ->
     Directory = polydist_ct:temporary_directory(),
     ok = file:change_mode(Directory, 8#755),
     Us = polydist_node:start(lab(Config), #{args => ["-kernel", "net_setuptime", "1"]}),
-    Open = fun(Name, Uids) ->
+    Open = fun(Name, Allow) ->
         Path = filename:join(Directory, Name),
-        {ok, Id} = add(Us, #{transport => uds, path => Path, mode => 8#666, allow => Uids, name => list_to_atom(Name)}),
+        {ok, Id} = add(Us, Allow#{transport => uds, path => Path, mode => 8#666, name => list_to_atom(Name)}),
         {Id, Path}
     end,
-    {Ours, OurPath} = Open("ours", [0]),
-    {Theirs, TheirPath} = Open("theirs", [65534, 65533]),
+    {Ours, OurPath} = Open("ours", #{}), % without a word it is for the node's user, and root
+    {Theirs, TheirPath} = Open("theirs", #{allow => [65534, 65533]}),
+    {Anybodys, AnyPath} = Open("anybodys", #{allow => any}),
+    any = maps:get(allow, listener(Us, Anybodys)),
     #{allow := [65534, 65533]} = listener(Us, Theirs),
     [begin
         Took = as_user(Uid, Path),
         ct:log("~b at ~ts: ~b ms", [Uid, Path, Took]),
         wait_until(fun() -> #{accepted := In, refused := Out} = listener(Us, Id), {In, Out} =:= {Accepted, Refused} end)
      end || {Uid, Path, Id, Accepted, Refused} <- [
-        {65534, OurPath, Ours, 0, 1}, {0, OurPath, Ours, 1, 1}, {0, TheirPath, Theirs, 0, 1}, {65533, TheirPath, Theirs, 1, 1}
+        {65534, OurPath, Ours, 0, 1}, {0, OurPath, Ours, 1, 1}, {0, TheirPath, Theirs, 0, 1}, {65533, TheirPath, Theirs, 1, 1},
+        {65534, AnyPath, Anybodys, 1, 0}
     ]],
     _ = as_user(65533, OurPath),
     wait_until(fun() -> maps:get(refused, listener(Us, Ours)) =:= 2 end),
@@ -619,6 +625,47 @@ as_user(Uid, Path) ->
         {Port, {data, Milliseconds}} -> binary_to_integer(Milliseconds)
     after 10000 -> error(timeout)
     end.
+
+an_interface_is_named(Config) ->
+    doc("The addresses of an interface, the loopback's only, and an interface that is not there"),
+    Us = polydist_node:start(lab(Config), #{config => #{listen => #{tcp => #{interface => "nosuch0"}, tcp6 => #{ip => loopback}}}}),
+    #{state := failed, reason := Reason, attempts := _} = listener(Us, tcp),
+    contains(Reason, "nosuch0 has no address for tcp now; there are"),
+    #{address := {{0, 0, 0, 0, 0, 0, 0, 1}, _}} = listener(Us, tcp6),
+    {ok, Tcp} = add(Us, #{transport => tcp, interface => "lo"}),
+    #{address := {{127, 0, 0, 1}, _}} = listener(Us, Tcp),
+    {ok, Tls} = add(Us, #{transport => tls, ip => loopback}),
+    #{address := [{{127, 0, 0, 1}, Port}, {{0, 0, 0, 0, 0, 0, 0, 1}, Port}]} = listener(Us, Tls),
+    {error, {no_interface, _}} = add(Us, #{transport => tls, interface => "nosuch0"}).
+
+a_shared_port_is_registered_for_both(Config) ->
+    doc("The one port that epmd holds is TLS's as well, and peers reach it by either transport"),
+    Lab = lab(Config),
+    Shared = #{carriers => [tcp, tls], config => #{listen => #{tcp => #{shared => [tcp, tls]}, tls => #{ip => loopback}}}},
+    [Us, Plain, Secure] = polydist_node:start_all(Lab, [Shared, dialler([tcp]), dialler([tls])]),
+    #{address := {_, Port}} = listener(Us, tcp),
+    [Name, _] = string:split(atom_to_list(maps:get(node, Us)), "@"),
+    #{port := Port} = polydist_ct:epmd_lookup(maps:get(epmd, Lab), Name),
+    {ok, Candidates, _} = call(Secure, polydist, candidates, [maps:get(node, Us)]),
+    true = lists:any(fun(#{address := {_, P}}) -> P =:= Port end, Candidates),
+    true = ping(Plain, Us),
+    true = ping(Secure, Us),
+    #{transport := tcp} = polydist_node:connection(Us, Plain),
+    #{transport := tls} = polydist_node:connection(Us, Secure).
+
+one_address_cannot_take_every_place(Config) ->
+    doc("Ten connections from one address that begin and go no further; a peer from another one gets in at once"),
+    [Us, Them] = polydist_node:start_all(lab(Config), [
+        #{carriers => [tcp], config => #{listen => #{tcp => #{max_handshakes => 3, max_handshakes_per_source => 2}}}},
+        dialler([tcp])
+    ]),
+    Sockets = [connect_from({127, 0, 0, 2}, listener(Us, tcp)) || _ <- lists:seq(1, 10)],
+    [ok = gen_tcp:send(Socket, <<0>>) || Socket <- Sockets],
+    wait_until(fun() -> maps:get(pending, listener(Us, tcp)) =:= 10 end),
+    true = ping(Them, Us),
+    #{failed := 0} = listener(Us, tcp),
+    [ok = gen_tcp:close(Socket) || Socket <- Sockets],
+    wait_until(fun() -> maps:get(pending, listener(Us, tcp)) =:= 0 end).
 
 refusals_are_logged_once_a_second(Config) ->
     doc("Forty strangers are refused: a line at info, or two, and the count"),

@@ -17,6 +17,10 @@ options_are_taken_as_written_test_() ->
         {sctp, #{ip => ["192.0.2.1"], allow => ["::1"]},
          #{ip => [{192, 0, 2, 1}], allow => [{{0, 0, 0, 0, 0, 0, 0, 1}, 128}]}},
         {uds, #{dir => <<"/d">>, mode => 8#660, allow => [0, 1000]}, #{dir => "/d", mode => 8#660, allow => [0, 1000]}},
+        {uds, #{allow => any, max_handshakes => 9}, #{allow => any, max_handshakes => 9}},
+        {tls, #{ip => loopback, identity => false}, #{ip => loopback, identity => false}},
+        {tcp, #{interface => <<"lo">>, shared => [tls, tcp]}, #{interface => "lo", shared => true}},
+        {tcp6, #{shared => [tcp6, tls], max_handshakes_per_source => 1}, #{shared => true, max_handshakes_per_source => 1}},
         {uds, #{path => "/run/ä"}, #{path => <<"/run/ä"/utf8>>}}
     ]].
 
@@ -85,6 +89,15 @@ mistakes_are_named_test_() ->
         {#{transport => uds, allow => []}, "leave it out"},
         {#{transport => uds, allow => [0 | 1]}, "user ids"},
         {#{transport => uds, allow => [16#ffffffff]}, "user ids"},
+        {#{transport => tcp, ip => loopback, interface => "lo"}, "both"},
+        {#{transport => tcp, interface => ""}, "eth0"},
+        {#{transport => tcp, shared => [tcp]}, "both of [tcp, tls]"},
+        {#{transport => tcp, shared => true}, "both of [tcp, tls]"},
+        {#{transport => sctp, shared => [tcp, tls]}, "sctp knows"},
+        {#{transport => uds, shared => [tcp, tls]}, "uds knows"},
+        {#{transport => tls, identity => yes}, "identity"},
+        {#{transport => tls, max_handshakes => 0}, "from 1 to 65535"},
+        {#{transport => uds, max_handshakes_per_source => 70000}, "from 1 to 65535"},
         {#{transport => uds, path => ""}, "absolute"},
         {#{transport => uds, path => none}, "path"},
         {#{transport => uds, dir => ""}, "dir"}

@@ -94,9 +94,12 @@ pub(crate) fn options_of(options: Term, address: &Address) -> NifResult<ListenOp
         backlog: term::option(options, atoms::backlog())?.unwrap_or(default.backlog),
         socket: term::socket_option(options)?,
         tls: tls::option(options)?,
+        shared: term::option(options, atoms::shared())?.unwrap_or(default.shared),
         setup_time: term::timeout_option(options, atoms::setup_time())?
             .unwrap_or(default.setup_time),
         max_pending: term::option(options, atoms::max_pending())?.unwrap_or(default.max_pending),
+        max_pending_of_source: term::option(options, atoms::max_pending_of_source())?
+            .unwrap_or(default.max_pending_of_source),
     })
 }
 

@@ -92,9 +92,17 @@ pub(crate) fn ip(term: Term) -> NifResult<IpAddr> {
     Ok(parts.into())
 }
 
-/// A list of `{Ip, Bits}` for an IP address, of user ids for a path; everybody if absent.
+/// A list of `{Ip, Bits}` for an IP address, of user ids for a path, or `any`. If absent: by a path
+/// our own user and root, whom no file mode keeps out, by an address everybody.
 pub(crate) fn allow(map: Term, address: &Address) -> NifResult<Allow> {
-    Ok(match (option::<Vec<Term>>(map, atoms::allow())?, address) {
+    let allow: Option<Term> = option(map, atoms::allow())?;
+    let list = match allow.map(|allow| (allow, Atom::from_term(allow))) {
+        Some((_, Ok(any))) if any == atoms::any() => return Ok(Allow::Everybody),
+        Some((list, _)) => Some(list.decode::<Vec<Term>>()?),
+        None => None,
+    };
+    Ok(match (list, address) {
+        (None, Address::Local(_)) => Allow::own_user(),
         (None, _) => Allow::Everybody,
         (Some(nets), Address::Ip(_)) => {
             Allow::Nets(nets.into_iter().map(net).collect::<NifResult<_>>()?)

@@ -1,4 +1,14 @@
 //! Listening: one accept loop a listener, who may come in, TLS handshakes beside it, all under limits.
+//!
+//! ```text
+//! accept ── allowed? ──► a place among its source's ──► its first byte ──► TLS ──► Incoming
+//!              │ no          │ none: it waits for one,     │ which protocol,
+//!            closed          ▼ if there is room to wait    ▼ on a shared port
+//! ```
+//!
+//! An accepted connection is a socket and a task until its peer has said something: only then does
+//! anybody else hear of it. All of this and the distribution's handshake share one deadline, and
+//! silence and TLS have a part of it each.
 
 use std::io;
 use std::net::IpAddr;
@@ -11,21 +21,23 @@ use std::time::Duration;
 use polydist_channel::Stats;
 use rustix::io::Errno;
 use socket2::Socket;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::crowd::{Crowd, Room, Turn};
 use crate::dial::info;
+use crate::sniff::{self, Protocol};
 use crate::source::{Arrival, Refused, Source};
 use crate::{
     Accepted, Address, Allow, Connection, Error, Kind, Side, SocketOpts, Stream, TlsConfig,
-    Transport, outside, stream,
+    Transport, outside, stream, tcp, tls,
 };
 
 /// How long accepting rests when there are no file descriptors or no memory.
 const BACK_OFF: Duration = Duration::from_millis(100);
-/// At most one line about refused peers is logged in this time.
-const REFUSALS_LOGGED: Duration = Duration::from_secs(1);
+/// At most one line about refused peers is logged in this time, and one about failed handshakes.
+const LOGGED: Duration = Duration::from_secs(1);
 
 /// How to listen.
 #[derive(Clone, Debug)]
@@ -45,10 +57,16 @@ pub struct ListenOptions {
     pub socket: SocketOpts,
     /// A server configuration, for tls.
     pub tls: Option<TlsConfig>,
-    /// How long an accepted connection may live without being detached.
+    /// Whether the port of tcp, tcp6 or tls serves both, TLS and the plain protocol.
+    pub shared: bool,
+    /// How long an accepted connection may live without being detached. A third of it may pass until
+    /// the peer's first byte, two thirds until TLS is through.
     pub setup_time: Duration,
     /// How many such connections there may be; beyond that the kernel keeps them waiting.
     pub max_pending: usize,
+    /// How many of them may come from one address, a network of 64 bits with IPv6, or from one user
+    /// of a Unix domain socket. Others wait until one of these is done, as far as there is room.
+    pub max_pending_of_source: usize,
 }
 
 impl Default for ListenOptions {
@@ -61,8 +79,10 @@ impl Default for ListenOptions {
             backlog: 128,
             socket: SocketOpts::default(),
             tls: None,
+            shared: false,
             setup_time: Duration::from_secs(7),
             max_pending: 256,
+            max_pending_of_source: 64,
         }
     }
 }
@@ -85,7 +105,8 @@ pub struct ListenerInfo {
     pub failed: u64,
     /// How many of them are on their way.
     pub pending: u64,
-    /// Connections closed at once because their peers are not allowed; they are not in `accepted`.
+    /// Connections closed at once because their peers are not allowed, or because too many from the
+    /// same source were pending; they are not in `accepted`.
     pub refused: u64,
     /// The last thing that went wrong.
     pub last_error: Option<String>,
@@ -107,6 +128,7 @@ struct Shared {
     transport: &'static dyn Transport,
     address: Address,
     side: Side,
+    shared: bool,
     allow: Allow,
     setup_time: Duration,
     /// `None` once closed. Locked for one system call at a time.
@@ -118,8 +140,8 @@ struct Shared {
     failed: AtomicU64,
     pending: AtomicU64,
     refused: AtomicU64,
-    /// When a refusal was logged, and how many were not since.
-    refusals: Mutex<(Option<Instant>, u64)>,
+    refusals: Mutex<Occasional>,
+    failures: Mutex<Occasional>,
     last_error: Mutex<Option<String>>,
 }
 
@@ -166,6 +188,7 @@ impl Listener {
             transport,
             address,
             side,
+            shared: options.shared,
             allow: options.allow,
             setup_time: options.setup_time,
             source: Mutex::new(Some(source)),
@@ -176,13 +199,12 @@ impl Listener {
             pending: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             refusals: Mutex::default(),
+            failures: Mutex::default(),
             last_error: Mutex::new(None),
         });
         let (sender, incoming) = mpsc::unbounded_channel();
-        let permits = Arc::new(Semaphore::new(
-            options.max_pending.clamp(1, Semaphore::MAX_PERMITS),
-        ));
-        let task = tokio::spawn(accept_loop(shared.clone(), permits, sender)).abort_handle();
+        let crowd = Crowd::new(options.max_pending, options.max_pending_of_source);
+        let task = tokio::spawn(accept_loop(shared.clone(), crowd, sender)).abort_handle();
         (Self { shared, task }, Incoming(incoming))
     }
 
@@ -295,6 +317,15 @@ fn check(
         tls: options.tls.clone(),
     };
     transport.check(&side)?;
+    if options.shared {
+        plain(transport, address).ok_or_else(|| {
+            let name = transport.name();
+            let sentence =
+                format!("{name} {address} cannot be shared; ports of tcp, tcp6 and tls can");
+            Error::new(Kind::BadOption, sentence)
+        })?;
+        tls::Tls.check(&side)?;
+    }
     if !options.allow.fits(address) {
         let sentence = format!(
             "cannot listen on {} {address}: allow is {}, but there peers are told by {}",
@@ -311,62 +342,52 @@ fn check(
     Ok(side)
 }
 
-async fn accept_loop(
-    shared: Arc<Shared>,
-    permits: Arc<Semaphore>,
-    accepted: mpsc::UnboundedSender<Accepted>,
-) {
+async fn accept_loop(shared: Arc<Shared>, crowd: Crowd, accepted: mpsc::UnboundedSender<Accepted>) {
     let mut handshakes = JoinSet::new();
     loop {
         while handshakes.try_join_next().is_some() {}
-        let Ok(permit) = permits.clone().acquire_owned().await else {
-            return; // it is never closed
-        };
+        let room = crowd.room().await;
         match std::future::poll_fn(|cx| shared.poll_accept(cx)).await {
             None => return,
             Some(Ok(arrival)) => {
                 let (socket, peer) = arrival.take();
-                if let Err(stranger) = shared.allow.check(shared.transport, &socket, &peer) {
-                    shared.refuse(&stranger); // whoever sees the close finds it counted
-                    drop(socket);
-                    continue;
+                match shared.admit(&crowd, room, &socket, &peer) {
+                    Ok(turn) => {
+                        let place = Place::new(&shared);
+                        let arrived = (place, turn, socket, peer);
+                        handshakes.spawn(handshake(shared.clone(), arrived, accepted.clone()));
+                    }
+                    Err(why) => {
+                        shared.refuse(&why); // whoever sees the close finds it counted
+                        drop(socket);
+                    }
                 }
-                let place = Place::new(permit, &shared);
-                handshakes.spawn(handshake(
-                    shared.clone(),
-                    place,
-                    socket,
-                    peer,
-                    accepted.clone(),
-                ));
             }
             Some(Err(error)) => {
-                drop(permit);
+                drop(room);
                 shared.accept_failed(&error).await;
             }
         }
     }
 }
 
-/// A connection's place among the pending ones.
+/// A connection among those that are counted as pending.
 struct Place {
-    _permit: OwnedSemaphorePermit,
     shared: Arc<Shared>,
 }
 
 impl Place {
-    fn new(permit: OwnedSemaphorePermit, shared: &Arc<Shared>) -> Self {
+    fn new(shared: &Arc<Shared>) -> Self {
         shared.accepted.fetch_add(1, Relaxed);
         shared.pending.fetch_add(1, Relaxed);
         Self {
-            _permit: permit,
             shared: shared.clone(),
         }
     }
 
     fn failed(&self, error: &Error) {
-        tracing::debug!(transport = self.shared.transport.name(), address = %self.shared.address, %error, "a connection failed");
         self.shared.failed.fetch_add(1, Relaxed);
+        self.shared.tell_failure(error);
         self.shared.set_error(error.to_string());
     }
 }
@@ -377,32 +398,37 @@ impl Drop for Place {
     }
 }
 
-/// Secures a connection that has just been accepted and passes it on. It keeps its place until it
-/// is detached or gone.
+/// Waits until it is the connection's turn and its peer speaks, secures it and passes it on. It keeps
+/// its place until it is detached or gone.
 async fn handshake(
     shared: Arc<Shared>,
-    place: Place,
-    socket: Socket,
-    peer: Address,
+    (place, turn, socket, peer): (Place, Turn, Socket, Address),
     accepted: mpsc::UnboundedSender<Accepted>,
 ) {
-    let transport = shared.transport;
     let stats = Arc::new(Stats::default());
-    let (counted, start) = (stats.clone(), Instant::now());
+    let start = Instant::now();
+    let third = shared.setup_time / 3;
     let deadline = start + shared.setup_time;
-    let mut closed = shared.closed.subscribe();
+    let turn = tokio::select! {
+        turn = turn.come() => turn,
+        error = closing(&shared, deadline, "others from the same source took all its time") => {
+            return place.failed(&error);
+        }
+    };
+    let began = Instant::now();
+    let greeted = tokio::select! {
+        greeted = greeted(&shared, socket, &peer, stats.clone()) => greeted,
+        error = closing(&shared, deadline.min(began + third), "the peer said nothing") => Err(error),
+    };
+    let (stream, transport) = match greeted {
+        Ok(greeted) => greeted,
+        Err(error) => return place.failed(&error),
+    };
+    let side = shared.side.clone();
     let connect = async move {
-        let options = lock(&shared.socket_opts).clone();
-        let prepare = || {
-            socket.set_nonblocking(true)?;
-            if let Err(error) = transport.tune(&socket, &options) {
-                tracing::warn!(transport = transport.name(), %peer, %error, "cannot set socket options");
-            }
-            Stream::new(socket, counted)
-        };
-        let stream =
-            prepare().map_err(|error| Error::os(format!("cannot accept {peer}"), &error))?;
-        let wire = transport.secure(stream, &peer, &shared.side).await?;
+        let securing = transport.secure(stream, &peer, &side);
+        let wire = timeout_at(deadline.min(began + 2 * third), securing).await;
+        let wire = wire.unwrap_or_else(|_| Err(late("TLS was not finished")))?;
         let info = info(transport, &wire, peer, start);
         Ok((wire, info))
     };
@@ -410,21 +436,110 @@ async fn handshake(
         if let Err(error) = result {
             place.failed(error);
         }
+        drop(turn);
     };
-    let limit = async move {
+    let limit = closing(&shared, deadline, "the handshake was not finished");
+    let (connection, secured) = Connection::spawn(transport, stats, connect, limit, ended);
+    if let Ok(info) = secured.await {
+        let _ = accepted.send(Accepted { connection, info });
+    }
+}
+
+/// A stream whose peer has sent something, and the transport that this belongs to.
+async fn greeted(
+    shared: &Shared,
+    socket: Socket,
+    peer: &Address,
+    stats: Arc<Stats>,
+) -> Result<(Stream, &'static dyn Transport), Error> {
+    let options = lock(&shared.socket_opts).clone();
+    let prepare = || {
+        socket.set_nonblocking(true)?;
+        if let Err(error) = shared.transport.tune(&socket, &options) {
+            tracing::warn!(transport = shared.transport.name(), %peer, %error, "cannot set socket options");
+        }
+        Stream::new(socket, stats)
+    };
+    let fails = |error| Error::os(format!("cannot accept {peer}"), &error);
+    let stream = prepare().map_err(fails)?;
+    let transport = match stream.first_byte().await.map_err(fails)? {
+        Some(first) => speaker(shared, first, peer)?,
+        None => return Err(Error::closed(format!("{peer} said nothing"))),
+    };
+    Ok((stream, transport))
+}
+
+/// Whose first byte this is. What is not TLS gets no answer where TLS is spoken, not even an alert.
+fn speaker(shared: &Shared, first: u8, peer: &Address) -> Result<&'static dyn Transport, Error> {
+    let transport = shared.transport;
+    match (sniff::protocol(first), transport.name()) {
+        (Protocol::Tls, _) if shared.shared => Ok(&tls::Tls),
+        (Protocol::Plain, _) if shared.shared => Ok(plain(transport, peer).unwrap_or(transport)),
+        (Protocol::Unknown, _) if shared.shared => Err(Error::new(
+            Kind::BadMessage,
+            format!(
+                "{peer} speaks neither TLS nor the distribution handshake: it begins with {first:#04x}"
+            ),
+        )),
+        (Protocol::Plain | Protocol::Unknown, "tls") => Err(Error::new(
+            Kind::Tls,
+            format!(
+                "what {peer} sent is not TLS (it begins with {first:#04x}); does it speak plain TCP on this port?"
+            ),
+        )),
+        _ => Ok(transport),
+    }
+}
+
+/// The plain transport of a port that can be shared, for this address.
+fn plain(transport: &dyn Transport, address: &Address) -> Option<&'static dyn Transport> {
+    match (transport.name(), address) {
+        ("tcp" | "tcp6" | "tls", Address::Ip(ip)) if ip.is_ipv4() => Some(&tcp::TCP),
+        ("tcp" | "tcp6" | "tls", Address::Ip(_)) => Some(&tcp::TCP6),
+        _ => None,
+    }
+}
+
+/// Ends with an error when the listener is closed, or at the deadline.
+fn closing(
+    shared: &Shared,
+    deadline: Instant,
+    what: &'static str,
+) -> impl Future<Output = Error> + Send + use<> {
+    let mut closed = shared.closed.subscribe();
+    async move {
         // Fails when the listener is gone, which comes to the same.
         let closed = closed.wait_for(|closed| *closed);
         match timeout_at(deadline, closed).await {
             Ok(_) => Error::new(Kind::Closed, "the listener was closed"),
-            Err(_) => Error::new(
-                Kind::Timeout,
-                "the handshake was not finished in time; the connection is closed",
-            ),
+            Err(_) => late(what),
         }
-    };
-    let (connection, secured) = Connection::spawn(transport, stats, connect, limit, ended);
-    if let Ok(info) = secured.await {
-        let _ = accepted.send(Accepted { connection, info });
+    }
+}
+
+fn late(what: &str) -> Error {
+    Error::new(
+        Kind::Timeout,
+        format!("{what} in time; the connection is closed"),
+    )
+}
+
+/// What is logged once in a while, and how often it was not.
+#[derive(Debug, Default)]
+struct Occasional {
+    logged: Option<Instant>,
+    others: u64,
+}
+
+impl Occasional {
+    /// How many were not logged since the last one that was, if this one may be.
+    fn now(&mut self) -> Option<u64> {
+        if self.logged.is_some_and(|at| at.elapsed() < LOGGED) {
+            self.others += 1;
+            return None;
+        }
+        self.logged = Some(Instant::now());
+        Some(std::mem::take(&mut self.others))
     }
 }
 
@@ -466,27 +581,39 @@ impl Shared {
         sleep(BACK_OFF).await;
     }
 
-    fn refuse(&self, stranger: &str) {
+    /// Whether a connection that has just been accepted may stay; an error says whose it is and why not.
+    fn admit(
+        &self,
+        crowd: &Crowd,
+        room: Room,
+        socket: &Socket,
+        peer: &Address,
+    ) -> Result<Turn, String> {
+        let allowed = self.allow.check(self.transport, socket, peer);
+        allowed.map_err(|stranger| format!("{stranger}; it allows {}", self.allow))?;
+        crowd.enter(room, self.transport, socket, peer)
+    }
+
+    fn refuse(&self, why: &str) {
         self.refused.fetch_add(1, Relaxed);
-        let Self {
-            transport,
-            address,
-            allow,
-            ..
-        } = self;
-        let name = transport.name();
-        let sentence = format!("{name} {address} refused {stranger}; it allows {allow}");
-        let mut refusals = lock(&self.refusals);
-        match refusals.0 {
-            Some(logged) if logged.elapsed() < REFUSALS_LOGGED => refusals.1 += 1,
-            _ => {
-                let others = std::mem::take(&mut refusals.1);
-                refusals.0 = Some(Instant::now());
-                tracing::info!(others, "{sentence}");
-            }
+        let sentence = format!("{} {} refused {why}", self.transport.name(), self.address);
+        if let Some(others) = lock(&self.refusals).now() {
+            tracing::info!(others, "{sentence}");
         }
-        drop(refusals);
         self.set_error(sentence);
+    }
+
+    /// What a peer got wrong is for the log; that one went away, or was slow, is not.
+    fn tell_failure(&self, error: &Error) {
+        let (transport, address) = (self.transport.name(), &self.address);
+        match error.kind() {
+            Kind::Tls | Kind::BadMessage => {
+                if let Some(others) = lock(&self.failures).now() {
+                    tracing::warn!(others, "{transport} {address}: {error}");
+                }
+            }
+            _ => tracing::debug!(transport, %address, %error, "a connection failed"),
+        }
     }
 
     fn set_error(&self, sentence: String) {

@@ -45,11 +45,22 @@ impl Transport for Uds {
             self.tune(&socket, &options.socket)?;
             socket.bind(&kernel)?;
             chmod(path, Mode::from_raw_mode(options.mode))?;
-            socket.listen(options.backlog)
+            socket.listen(options.backlog)?;
+            Ok(fs::symlink_metadata(path)?.mode() & 0o777)
         };
-        match listen() {
-            Ok(()) => Ok((socket, address.clone())),
-            Err(error) => Err(fails(&error)),
+        match listen().map_err(|error| fails(&error))? {
+            mode if mode == options.mode => Ok((socket, address.clone())),
+            mode => {
+                let _ = fs::remove_file(path);
+                Err(Error::new(
+                    Kind::UnsafeDirectory,
+                    format!(
+                        "the socket {address} has mode {mode:o} and not {:o}: its file system does not \
+                         keep modes; choose a directory on another one",
+                        options.mode
+                    ),
+                ))
+            }
         }
     }
 

@@ -34,6 +34,8 @@ for_every_transport! {
     what_was_queued_is_sent_before_detach
     a_detached_socket_is_non_blocking_and_closes_on_exec
     silence_ends_at_the_deadline
+    who_says_nothing_is_closed_and_never_handed_over
+    a_source_cannot_take_every_place
     half_a_frame_ends_at_the_deadline
     a_length_of_four_gigabytes_ends_the_connection
     a_flood_that_nobody_reads_stays_in_the_kernel
@@ -82,7 +84,8 @@ async fn frames_pass_both_ways_in_order(place: Place) {
 async fn both_ends_know_each_other(place: Place) {
     let (listener, mut incoming) = place.open().unwrap();
     let start = Instant::now();
-    let (_dialled, connected) = place.dial(listener.address());
+    let (dialled, connected) = place.dial(listener.address());
+    dialled.send(b"hello").unwrap();
     let ours: Info = soon(connected).await.unwrap();
     let theirs = soon(incoming.next()).await.unwrap().info;
     for took in [ours.took, theirs.took] {
@@ -172,6 +175,36 @@ async fn silence_ends_at_the_deadline(mut place: Place) {
     assert!(listener.info().last_error.unwrap().contains("in time"));
 }
 
+async fn who_says_nothing_is_closed_and_never_handed_over(mut place: Place) {
+    place.listen.setup_time = Duration::from_millis(600);
+    let (listener, mut incoming) = place.open().unwrap();
+    let (socket, kernel) = place.transport.socket(listener.address()).unwrap();
+    let start = Instant::now();
+    let _ = socket.connect(&kernel);
+    until(|| listener.info().pending == 1).await;
+    until(|| listener.info().failed == 1).await;
+    assert!(start.elapsed() < place.listen.setup_time);
+    let info = listener.info();
+    assert_eq!((info.accepted, info.pending), (1, 0));
+    assert!(info.last_error.unwrap().contains("said nothing"));
+    listener.close();
+    assert!(soon(incoming.next()).await.is_none());
+}
+
+async fn a_source_cannot_take_every_place(mut place: Place) {
+    (place.listen.max_pending, place.listen.max_pending_of_source) = (8, 1);
+    let (listener, mut incoming) = place.open().unwrap();
+    let (first, accepted) = place.pair(&listener, &mut incoming).await;
+    let (second, _connected) = place.dial(listener.address());
+    second.send(b"hello").unwrap();
+    until(|| listener.info().pending == 2).await;
+    let early = tokio::time::timeout(Duration::from_millis(50), incoming.next()).await;
+    assert!(early.is_err(), "it waits for the first of its source");
+    drop((first, accepted));
+    let second = soon(incoming.next()).await.unwrap();
+    assert_eq!(soon(second.connection.recv()).await.unwrap(), b"hello");
+}
+
 async fn half_a_frame_ends_at_the_deadline(mut place: Place) {
     place.listen.setup_time = Duration::from_millis(300);
     let (listener, mut incoming) = place.open().unwrap();
@@ -218,7 +251,7 @@ async fn a_flood_that_nobody_reads_stays_in_the_kernel(place: Place) {
             .stats()
             .reads
             .load(std::sync::atomic::Ordering::Relaxed)
-            < 4
+            < 5
     );
 }
 
@@ -368,6 +401,9 @@ async fn pending_connections_over_the_cap_wait(mut place: Place) {
     place.listen.max_pending = 2;
     let (listener, mut incoming) = place.open().unwrap();
     let dialled: Vec<_> = (0..3).map(|_| place.dial(listener.address())).collect();
+    for (connection, _) in &dialled {
+        connection.send(b"hello").unwrap();
+    }
     let first = soon(incoming.next()).await.unwrap();
     let second = soon(incoming.next()).await.unwrap();
     let third = tokio::time::timeout(Duration::from_millis(100), incoming.next()).await;
@@ -386,17 +422,17 @@ async fn counters_count_the_handshake(place: Place) {
     let load =
         |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
     let (out, received) = (dialled.stats(), accepted.connection.stats());
-    until(|| load(&out.frames_out) == 1).await;
-    assert_eq!((load(&out.bytes_out), load(&out.frames_in)), (5, 0));
+    until(|| load(&out.frames_out) == 2).await;
+    assert_eq!((load(&out.bytes_out), load(&out.frames_in)), (10, 0));
     assert_eq!(
         (load(&received.bytes_in), load(&received.frames_in)),
-        (5, 1)
+        (10, 2)
     );
     assert!(load(&out.writes) >= 1 && load(&received.reads) >= 1);
     until(|| load(&received.wire_in) == load(&out.wire_out)).await;
     let (wire, framed) = (
         load(&out.wire_out),
-        place.transport.prefix().size() as u64 + 5,
+        2 * (place.transport.prefix().size() as u64 + 5),
     );
     match place.transport.name() {
         "tls" => assert!(wire > framed, "{wire} bytes with the TLS handshake"),

@@ -28,6 +28,7 @@ async fn accepting_rests_without_descriptors_and_then_goes_on() {
         hoard.push(fd);
     }
     client.connect(&address.into()).unwrap();
+    client.send(b"\0\0").unwrap();
     until(|| listener.info().last_error.is_some()).await;
     let sentence = listener.info().last_error.unwrap();
     assert!(

@@ -60,9 +60,12 @@ async fn pair(listener: &Listener, incoming: &mut Incoming) -> (Connection, Acce
     let (ours, theirs) = ends();
     let taken = listener.feed(theirs.as_fd(), there()).unwrap();
     let connection = dialled(&ours).unwrap();
+    connection.send(b"hello").unwrap();
     drop((ours, theirs));
     soon(taken).await.unwrap();
-    (connection, soon(incoming.next()).await.unwrap())
+    let accepted = soon(incoming.next()).await.unwrap();
+    assert_eq!(soon(accepted.connection.recv()).await.unwrap(), b"hello");
+    (connection, accepted)
 }
 
 #[tokio::test]
@@ -91,8 +94,9 @@ async fn both_ends_know_what_there_is_to_know() {
     let (listener, mut incoming) = open(ListenOptions::default());
     let (ours, theirs) = ends();
     let taken = listener.feed(theirs.as_fd(), there()).unwrap();
-    let (_connection, connected) =
+    let (connection, connected) =
         adopt(carrier(), ours.as_fd(), here(), &SocketOpts::default()).unwrap();
+    connection.send(b"hello").unwrap();
     soon(taken).await.unwrap();
     let accepted = soon(incoming.next()).await.unwrap();
     for (info, peer) in [
@@ -137,6 +141,8 @@ async fn what_is_fed_beyond_the_cap_waits() {
     assert!(waited.is_err());
     assert_eq!((listener.info().accepted, listener.info().pending), (2, 2));
     let next = listener.feed(theirs.as_fd(), there()).unwrap();
+    let greeting = dialled(&ours).unwrap();
+    greeting.send(b"hello").unwrap();
     let error = listener.feed(theirs.as_fd(), there()).err().unwrap();
     assert_eq!(error.kind(), Kind::Os(Errno::AGAIN), "{error}");
     let _detached = soon(first.1.connection.detach()).await.unwrap();
@@ -290,6 +296,7 @@ async fn tcp_has_its_options_and_others_ignore_them() {
     }
     for (kind, (ours, theirs)) in ends {
         let adopted = adopt(carrier(), ours.as_fd(), there(), &every_option());
+        adopted.as_ref().unwrap().0.send(b"hello").unwrap();
         let taken = listener.feed(theirs.as_fd(), there()).unwrap();
         soon(taken).await.unwrap();
         let accepted = soon(incoming.next()).await.unwrap();

@@ -51,6 +51,7 @@ fn ips_of(addresses: &[Address]) -> Vec<IpAddr> {
 async fn both(place: &Place) -> (Addresses, Addresses) {
     let (listener, mut incoming) = place.open().unwrap();
     let (dialled, connected) = place.dial(listener.address());
+    dialled.send(b"hello").unwrap();
     let ours = soon(connected).await.unwrap();
     let theirs = soon(incoming.next()).await.unwrap();
     drop(dialled);
