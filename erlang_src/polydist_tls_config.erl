@@ -285,7 +285,27 @@ identity(Role, Identity) ->
     #{cert := Cert, key := Key} = Identity,
     {CertContents, CertFiles} = contents(Role, certfile, Cert),
     {KeyContents, KeyFiles} = contents(Role, keyfile, Key),
-    {maps:merge(#{cert => CertContents, key => KeyContents}, password(Role, Identity)), CertFiles ++ KeyFiles}.
+    Password = password(Role, Identity),
+    {maps:merge(#{cert => CertContents, key => decrypted(Role, KeyContents, Password)}, Password), CertFiles ++ KeyFiles}.
+
+%% PEM's own encryption, from before PKCS#8: the library has only the newer one.
+decrypted(Role, {pem, Pem}, #{password := Password}) ->
+    case binary:match(Pem, <<"Proc-Type: 4,ENCRYPTED">>) =/= nomatch andalso code:ensure_loaded(public_key) of
+        {module, public_key} ->
+            try
+                [{Type, _, _} = Entry] = [Entry || {Type, _, _} = Entry <- public_key:pem_decode(Pem), is_key(Type)],
+                Key = public_key:pem_entry_decode(Entry, binary_to_list(Password)),
+                {der, [public_key:der_encode(Type, Key)]}
+            catch
+                error:_ -> invalid("the key of the TLS ~0p cannot be decrypted with the password given", [Role])
+            end;
+        _ -> {pem, Pem}
+    end;
+decrypted(_, Contents, _) ->
+    Contents.
+
+is_key(Type) ->
+    lists:member(Type, ['RSAPrivateKey', 'ECPrivateKey', 'PrivateKeyInfo', 'DSAPrivateKey']).
 
 password(Role, #{password := Fun}) when is_function(Fun) ->
     try polydist_log:chars(Fun()) of

@@ -78,7 +78,7 @@ the_cipher_that_is_chosen(Config) ->
     doc("ciphers: by both spellings"),
     Files = files(Config, issue(Config, #{})),
     [
-        #{cipher := Cipher} = connected(Config, [{versions, ['tlsv1.2']}, {ciphers, Ciphers} | Files])
+        #{ciphers := [Cipher]} = connected(Config, [{versions, ['tlsv1.2']}, {ciphers, Ciphers} | Files])
      || {Ciphers, Cipher} <- [
             {["ECDHE-ECDSA-AES128-GCM-SHA256"], <<"TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256">>},
             {"TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", <<"TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384">>},
@@ -117,18 +117,32 @@ a_certificate_for_another_host(Config) ->
     doc("Refused, unless server_name_indication is disable"),
     Files = files(Config, issue(Config, #{hosts => ["elsewhere.example"]})),
     refused(Config, {Files, Files}, {Files, Files}),
-    connected(Config, {Files, [{server_name_indication, disable} | Files]}).
+    named(Config, Files, [{server_name_indication, disable} | Files]).
 
 another_host_by_name(Config) ->
     doc("server_name_indication: the name that is sent and checked instead of the host dialled"),
     Files = files(Config, issue(Config, #{hosts => ["elsewhere.example"]})),
-    connected(Config, {Files, [{server_name_indication, "elsewhere.example"} | Files]}).
+    named(Config, Files, [{server_name_indication, "elsewhere.example"} | Files]).
+
+%% Stock of OTP 25 pays no heed to the option: a bug, it checks the host nevertheless. The name of who connects is no matter here.
+named(Config, OfServer, OfClient) ->
+    File = write(Config, {OfServer, OfClient}),
+    {Us, Stock} = Pair = any_name(Config, File, File),
+    case proplists:get_value(release, Config) of
+        25 -> ping(pong, Us, Stock);
+        _ -> connected(Pair)
+    end.
+
+any_name(Config, Ours, Theirs) ->
+    Policy = [{any, #{transports => [tls], legacy => tls, identity => false}}],
+    pair(Config, #{optfile => Ours, policy => Policy}, ["-ssl_dist_optfile", Theirs]).
 
 a_host_name_check_of_ones_own(Config) ->
     doc("customize_hostname_check: a wildcard, by the fun of OTP for that, and one that matches nothing"),
     Check = "{customize_hostname_check, [{match_fun, fun({dns_id, \"localhost\"}, {dNSName, \"elsewhere.\" ++ _}) -> ~p end}]}",
     Files = files(Config, issue(Config, #{hosts => ["elsewhere.example"]})),
-    connected(Config, {Files, [{text, io_lib:format(Check, [true])} | Files]}),
+    Always = write(Config, {Files, [{text, io_lib:format(Check, [true])} | Files]}),
+    connected(any_name(Config, Always, Always)),
     Never = {Files, [{text, io_lib:format(Check, [false])} | Files]},
     refused(Config, Never, Never).
 
@@ -184,7 +198,7 @@ stocks_own_fun(Config) ->
     connected({Us, Stock}),
     disconnect(Us, Stock),
     ok = call(Us, net_kernel, allow, [['x@elsewhere.example']]),
-    pang = call(Stock, net_adm, ping, [maps:get(node, Us)]).
+    ping(pang, Stock, Us).
 
 a_revoked_peer_is_refused(Config) ->
     doc("crl_check with a file and with a directory, on our side"),
@@ -237,11 +251,11 @@ nothing_secret_is_kept(Config) ->
     [nomatch = binary:match(Stored, Secret) || Secret <- [list_to_binary(Password), Der]].
 
 notices_and_errors_name_the_option(Config) ->
-    doc("What is left out is said once; what cannot be is an error that stops the carrier"),
+    doc("What is left out makes a notice; what cannot be is an error that stops the carrier"),
     Files = files(Config, issue(Config, #{})),
     Node = polydist_node:start(lab(Config), #{optfile => write(Config, [{hibernate_after, 1000} | Files])}),
-    Printed = polydist_node:await_console(Node, "without effect: hibernate_after"),
-    [_] = [found || {_, _} <- binary:matches(Printed, <<"without effect">>)],
+    {ok, #{notices := [Notice]}} = call(Node, polydist_tls_config, load, [undefined]),
+    match = re:run(Notice, "without effect: hibernate_after \\(client\\), hibernate_after \\(server\\)", [{capture, none}]),
     Wrong = polydist_node:start(lab(Config), #{optfile => write(Config, [{psk_identity, "me"} | Files])}),
     polydist_node:await_console(Wrong, "psk_identity of the server is not supported").
 
@@ -250,26 +264,29 @@ connected(Config, Options) ->
     File = write(Config, Options),
     connected(pair(Config, #{optfile => File}, ["-ssl_dist_optfile", File])).
 
-%% First stock dials, then we do.
-connected({#{node := A} = Us, #{node := B} = Stock}) ->
-    pong = call(Stock, net_adm, ping, [A]),
-    #{transport := tls, direction := in, tls := Tls} = polydist_node:connection(Us, Stock),
+%% First stock dials, then we do. What both connections have in common is shown.
+connected({Us, Stock}) ->
+    ping(pong, Stock, Us),
+    #{transport := tls, direction := in, tls := #{version := Version, cipher := Cipher}} = polydist_node:connection(Us, Stock),
     disconnect(Us, Stock),
-    pong = call(Us, net_adm, ping, [B]),
-    #{transport := tls, direction := out, tls := Same} = polydist_node:connection(Us, Stock),
-    Shown = maps:with([version, cipher], Tls),
-    Shown = maps:with([version, cipher], Same),
-    Shown.
+    ping(pong, Us, Stock),
+    #{transport := tls, direction := out, tls := #{version := Version} = Tls} = polydist_node:connection(Us, Stock),
+    #{version => Version, ciphers => lists:usort([Cipher, maps:get(cipher, Tls)])}.
+
+ping(Answer, From, #{node := To} = Other) ->
+    case call(From, net_adm, ping, [To]) of
+        Answer -> ok;
+        _ -> error({pinging, To, should_answer, Answer, polydist_node:console(From), polydist_node:console(Other)})
+    end.
 
 disconnect(Us, Stock) ->
     polydist_node:disconnect(Us, Stock).
 
 %% In both directions.
 refused(Config, Ours, Theirs) ->
-    {#{node := A} = Us, #{node := B} = Stock} =
-        pair(Config, #{optfile => write(Config, Ours)}, ["-ssl_dist_optfile", write(Config, Theirs)]),
-    pang = call(Stock, net_adm, ping, [A]),
-    pang = call(Us, net_adm, ping, [B]),
+    {Us, Stock} = pair(Config, #{optfile => write(Config, Ours)}, ["-ssl_dist_optfile", write(Config, Theirs)]),
+    ping(pang, Stock, Us),
+    ping(pang, Us, Stock),
     {Us, Stock}.
 
 pair(Config, Ours, Args) when Args =:= []; is_list(hd(Args)) ->

@@ -16,13 +16,14 @@
 -spec new(Directory :: file:filename()) -> pki().
 new(Directory) ->
     ok = filelib:ensure_path(Directory),
-    #{cert := Der} = Root = public_key:pkix_test_root_cert("an authority", key([])),
+    #{cert := Der} = Root = public_key:pkix_test_root_cert("an authority", authority_key()),
     CaFile = filename:join(Directory, "ca.pem"),
     ok = write_pem(CaFile, [{'Certificate', Der, not_encrypted}]),
     #{directory => Directory, root => Root, cacertfile => CaFile}.
 
-key(More) ->
-    [{key, {namedCurve, secp256r1}}, {digest, sha256} | More].
+%% public_key of OTP 25 gives signatures of ECDSA parameters that they must not have.
+authority_key() ->
+    [{key, {rsa, 2048, 65537}}, {digest, sha256}].
 
 %% @doc A certificate and what belongs to it, in files named after Name. Options: `hosts', `intermediates' (their number), and those
 %% of public_key:pkix_test_data/1 for the certificate: `validity', `extensions'.
@@ -30,9 +31,10 @@ key(More) ->
 issue(#{directory := Directory, root := Root}, Name, Options) ->
     San = #'Extension'{extnID = ?'id-ce-subjectAltName', critical = false,
                        extnValue = [{dNSName, Host} || Host <- maps:get(hosts, Options, ["localhost"])]},
-    Peer = key([{extensions, [San | maps:get(extensions, Options, [])]} | maps:to_list(maps:with([validity], Options))]),
+    Peer = [{key, {namedCurve, secp256r1}}, {digest, sha256}, {extensions, [San | maps:get(extensions, Options, [])]} |
+            maps:to_list(maps:with([validity], Options))],
     Made = public_key:pkix_test_data(#{root => Root, peer => Peer,
-                                       intermediates => lists:duplicate(maps:get(intermediates, Options, 0), key([]))}),
+                                       intermediates => lists:duplicate(maps:get(intermediates, Options, 0), authority_key())}),
     Own = proplists:get_value(cert, Made),
     {Type, Key} = TypedKey = proplists:get_value(key, Made),
     Chain = chain(Own, proplists:get_value(cacerts, Made)),
@@ -72,7 +74,7 @@ revoke(#{root := #{cert := Root, key := Key}}, Directory, Revoked, {From, Till})
     ok = filelib:ensure_path(Directory),
     #'Certificate'{tbsCertificate = #'TBSCertificate'{subject = Subject}} = public_key:pkix_decode_cert(Root, plain),
     #'OTPCertificate'{tbsCertificate = #'OTPTBSCertificate'{subject = Issuer}} = public_key:pkix_decode_cert(Root, otp),
-    Algorithm = sequence([<<6, 8, 16#2a8648ce3d040302:64>>]), % ecdsa-with-SHA256
+    Algorithm = sequence([<<6, 9, 16#2a864886f70d01010b:72>>, tagged(5, <<>>)]), % sha256WithRSAEncryption
     Listed = case Revoked of
                  [] -> <<>>;
                  _ -> sequence([sequence([integer(serial(Each)), time(From)]) || Each <- Revoked])
