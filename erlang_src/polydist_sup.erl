@@ -70,7 +70,8 @@ delete(Key) ->
 init([]) ->
     ?TABLE = ets:new(?TABLE, [named_table, public, {read_concurrency, true}]),
     store(native, load()),
-    Children = [child(polydist_listeners), child(polydist_log), child(polydist_attempts), child(polydist_connections),
+    Children = [child(polydist_listeners), child(polydist_log), child(polydist_attempts),
+                child(polydist_connections), child(polydist_age),
                 (child(polydist_epmd))#{start := {polydist_epmd, start_server, []}},
                 (child(polydist_registrars))#{type => supervisor, shutdown := 1000}],
     %% Generous: net_sup, above us, takes the whole node down when we give up.
