@@ -148,9 +148,12 @@ is_mutual() ->
 %% @doc What the library leaves to us of checking the peer's certificate, if anything. Host is whom we dialled. In the process of
 %% the connection, before anything of the distribution's handshake is sent or answered.
 -spec verify(server | client, polydist_native:info(), Host :: string() | undefined) -> ok | {error, {tls, Sentence :: binary()}}.
-verify(Role, #{tls := #{chain := Chain}} = Info, Host) ->
+verify(Role, #{tls := #{chain := Chain, deferred := Deferred}} = Info, Host) ->
     case polydist_sup:lookup(tls) of
         {ok, {ok, #{deferred := #{Role := Check}}}} -> polydist_tls_verify:verify(Role, Chain, taken_for(Role, Host, Info), Check);
+        _ when Deferred ->
+            {error, {tls, <<"the TLS options were read anew during the handshake, and this peer's certificate is verified by none "
+                            "of them; the next attempt is">>}};
         _ -> ok
     end;
 verify(_, _, _) ->

@@ -73,7 +73,7 @@ pub fn dial(
             let stream = connect(socket, &kernel, counted).await;
             let stream = stream.map_err(|error| Error::os(&what, &error))?;
             let wire = transport.secure(stream, &address, &side).await?;
-            let info = info(transport, &wire, address.clone(), start);
+            let info = info(transport, &wire, address.clone(), &side, start);
             Ok((wire, info))
         };
         match timeout(limit, connecting).await {
@@ -118,8 +118,11 @@ pub(crate) fn info(
     transport: &'static dyn Transport,
     wire: &Wire,
     peer: Address,
+    side: &Side,
     start: Instant,
 ) -> Info {
+    let (Side::Accept { tls } | Side::Dial { tls, .. }) = side;
+    let deferred = tls.as_ref().is_some_and(TlsConfig::is_deferred);
     let local = wire.socket().local_addr();
     Info {
         transport: transport.name(),
@@ -128,14 +131,18 @@ pub(crate) fn info(
         addresses: transport.addresses(wire.socket()),
         tls: match wire {
             Wire::Plain(_) => None,
-            Wire::Tls(tls, _) => tls_info(tls.get_ref().1, wire.own()),
+            Wire::Tls(tls, _) => tls_info(tls.get_ref().1, wire.own(), deferred),
         },
         credentials: transport.credentials(wire.socket()),
         took: start.elapsed(),
     }
 }
 
-fn tls_info(tls: &rustls::CommonState, own: Option<&Certificate>) -> Option<TlsInfo> {
+fn tls_info(
+    tls: &rustls::CommonState,
+    own: Option<&Certificate>,
+    deferred: bool,
+) -> Option<TlsInfo> {
     let version = match tls.protocol_version()? {
         rustls::ProtocolVersion::TLSv1_2 => "tlsv1.2",
         _ => "tlsv1.3",
@@ -147,6 +154,7 @@ fn tls_info(tls: &rustls::CommonState, own: Option<&Certificate>) -> Option<TlsI
         resumed: false,
         ktls: false,
         own: own.cloned(),
+        deferred,
         chain: chain.iter().map(|cert| cert.clone().into_owned()).collect(),
     })
 }

@@ -437,7 +437,7 @@ async fn handshake(
         let securing = transport.secure(stream, &peer, &side);
         let wire = timeout_at(deadline.min(began + 2 * third), securing).await;
         let wire = wire.unwrap_or_else(|_| Err(late("TLS was not finished")))?;
-        let info = info(transport, &wire, peer, start);
+        let info = info(transport, &wire, peer, &side, start);
         Ok((wire, info))
     };
     let ended = move |result: Result<(), &Error>| {

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::dial::info;
 use crate::{
-    Address, Connection, Credentials, Error, Info, Kind, ListenOptions, Pending, SocketOpts,
+    Address, Connection, Credentials, Error, Info, Kind, ListenOptions, Pending, Side, SocketOpts,
     Stream, Transport, Wire, tcp, transport, uds,
 };
 
@@ -112,7 +112,11 @@ pub fn adopt(
     let tuned = transport.tune(&socket, options);
     let stream = tuned.and_then(|()| Stream::new(socket, stats.clone()));
     let wire = Wire::Plain(stream.map_err(|error| Error::os(&what, &error))?);
-    let info = info(transport, &wire, peer, start);
+    let side = Side::Dial {
+        tls: None,
+        server_name: None,
+    };
+    let info = info(transport, &wire, peer, &side, start);
     let connected = std::future::ready(Ok((wire, info)));
     let forever = std::future::pending();
     Ok(Connection::spawn(

@@ -119,6 +119,8 @@ pub struct Configured<C> {
     pub own: Arc<[Certificate]>,
     /// Whether the kernel may do the encryption.
     pub ktls: bool,
+    /// Whether whose certificate it is, and by whom, is for others to verify.
+    pub deferred: bool,
 }
 
 impl<C> Clone for Configured<C> {
@@ -127,11 +129,20 @@ impl<C> Clone for Configured<C> {
             config: self.config.clone(),
             own: self.own.clone(),
             ktls: self.ktls,
+            deferred: self.deferred,
         }
     }
 }
 
 impl TlsConfig {
+    /// Whether the peer's certificate is taken on trust until others have verified it.
+    pub fn is_deferred(&self) -> bool {
+        match self {
+            Self::Server(configured) => configured.deferred,
+            Self::Client(configured) => configured.deferred,
+        }
+    }
+
     /// A configuration for listeners. Sessions are never resumed: nodes stay connected, and without
     /// tickets nothing but the nodes' own data follows the handshake.
     pub fn server(options: &TlsOptions) -> Result<Self, Error> {
@@ -160,6 +171,7 @@ impl TlsConfig {
             config: Arc::new(config),
             own,
             ktls: options.ktls,
+            deferred: options.verify == Verify::Deferred,
         }))
     }
 
@@ -181,6 +193,7 @@ impl TlsConfig {
             config: Arc::new(config),
             own,
             ktls: options.ktls,
+            deferred: options.verify == Verify::Deferred,
         }))
     }
 

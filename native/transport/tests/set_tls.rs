@@ -2,7 +2,7 @@
 
 mod support;
 
-use polydist_transport::{Kind, TlsConfig, transport};
+use polydist_transport::{Kind, TlsConfig, TlsOptions, Verify, transport};
 use support::{Authority, Place, soon, tcp4, tls, until};
 
 /// The two sides of one authority.
@@ -47,4 +47,27 @@ async fn a_shared_port_takes_it_as_well() {
     let mut place = tcp4();
     place.listen.shared = true;
     changes(place).await;
+}
+
+#[tokio::test]
+async fn a_connection_tells_whether_its_peer_was_taken_on_trust() {
+    let authority = Authority::new();
+    let options = authority.issue(&["127.0.0.1"]);
+    let trusting = TlsOptions {
+        verify: Verify::Deferred,
+        ..options.clone()
+    };
+    for (server, client) in [(&options, &trusting), (&trusting, &options)] {
+        let mut place = tls();
+        place.listen.tls = Some(TlsConfig::server(server).unwrap());
+        place.dial.tls = Some(TlsConfig::client(client).unwrap());
+        let (listener, mut incoming) = place.open().unwrap();
+        let (dialled, connected) = place.dial(listener.address());
+        let told = soon(connected).await.unwrap().tls.unwrap().deferred;
+        assert_eq!(told, client.verify == Verify::Deferred);
+        dialled.send(b"hello").unwrap();
+        let accepted = soon(incoming.next()).await.unwrap();
+        let told = accepted.info.tls.unwrap().deferred;
+        assert_eq!(told, server.verify == Verify::Deferred);
+    }
 }
