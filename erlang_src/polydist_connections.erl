@@ -60,6 +60,7 @@ handle_call(_, _From, State) ->
 -spec handle_cast({enter, pid()}, State) -> {noreply, State}.
 handle_cast({enter, Pid}, State) ->
     _ = monitor(process, Pid),
+    ok = polydist_age:entered(Pid),
     {noreply, State}.
 
 -spec handle_info(term(), State) -> {noreply, State}.

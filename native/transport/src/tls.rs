@@ -63,10 +63,13 @@ impl Transport for Tls {
     ) -> BoxFuture<Result<Wire, Error>> {
         let (peer, side) = (peer.clone(), side.clone());
         Box::pin(async move {
-            let (handshake, own) = begin(&peer, &side)?;
+            let (handshake, own, deferred) = begin(&peer, &side)?;
             let (secured, shown) = noting(complete(stream, handshake)).await;
             let secured = secured.and_then(|(agreed, stream, session, plaintext)| {
-                let info = info(agreed, shown.as_ref(), own)?;
+                let info = TlsInfo {
+                    deferred,
+                    ..info(agreed, shown.as_ref(), own)?
+                };
                 Ok(Secured {
                     stream,
                     session,
@@ -85,15 +88,19 @@ impl Transport for Tls {
     }
 }
 
-/// A handshake that has not begun, and the certificates of ours that it may show.
-fn begin<'a>(peer: &Address, side: &'a Side) -> Result<(Handshake, &'a [Certificate]), Error> {
+/// A handshake that has not begun, the certificates of ours that it may show, and whether the peer's
+/// is taken on trust until others have verified it.
+fn begin<'a>(
+    peer: &Address,
+    side: &'a Side,
+) -> Result<(Handshake, &'a [Certificate], bool), Error> {
     let unusable =
         |error: rustls::Error| Error::new(Kind::Tls, format!("TLS cannot be used: {error}"));
     match side {
         Side::Accept { tls } => {
             let server = server(tls.as_ref())?;
             let handshake = Handshake::server(server.config.clone()).map_err(unusable)?;
-            Ok((handshake, &server.own))
+            Ok((handshake, &server.own, server.deferred))
         }
         Side::Dial { tls, server_name } => {
             let client = client(tls.as_ref())?;
@@ -102,7 +109,7 @@ fn begin<'a>(peer: &Address, side: &'a Side) -> Result<(Handshake, &'a [Certific
                 None => name_of(peer)?,
             };
             let handshake = Handshake::client(client.config.clone(), name).map_err(unusable)?;
-            Ok((handshake, &client.own))
+            Ok((handshake, &client.own, client.deferred))
         }
     }
 }
@@ -158,6 +165,7 @@ fn info(agreed: Agreed, shown: Option<&Certificate>, own: &[Certificate]) -> io:
         cipher: cipher_name(suite.suite()),
         resumed,
         ktls: false,
+        deferred: false,
         own: shown.or_else(|| own.first().filter(|_| resumed)).cloned(),
         chain,
     })

@@ -121,6 +121,8 @@ pub struct Configured<C> {
     pub own: Arc<[Certificate]>,
     /// Whether the kernel may do the encryption.
     pub ktls: bool,
+    /// Whether whose certificate it is, and by whom, is for others to verify.
+    pub deferred: bool,
 }
 
 impl<C> Clone for Configured<C> {
@@ -129,6 +131,7 @@ impl<C> Clone for Configured<C> {
             config: self.config.clone(),
             own: self.own.clone(),
             ktls: self.ktls,
+            deferred: self.deferred,
         }
     }
 }
@@ -166,6 +169,7 @@ impl TlsConfig {
             config: Arc::new(config),
             own,
             ktls: options.ktls,
+            deferred: options.verify == Verify::Deferred,
         }))
     }
 
@@ -188,6 +192,7 @@ impl TlsConfig {
             config: Arc::new(config),
             own,
             ktls: options.ktls,
+            deferred: options.verify == Verify::Deferred,
         }))
     }
 
