@@ -49,23 +49,24 @@ end_per_group(_, _) -> ok.
 
 ecdsa_keys(Config) ->
     doc("Both sides have ECDSA keys"),
-    both_ways(Config, ecdsa, ecdsa).
+    both_ways(Config, ecdsa, ecdsa, versions()).
 
 rsa_keys(Config) ->
     doc("Both sides have RSA keys"),
-    both_ways(Config, rsa, rsa).
+    both_ways(Config, rsa, rsa, versions()).
 
 ed25519_keys(Config) ->
-    doc("Both sides have Ed25519 keys"),
-    both_ways(Config, ed25519, ed25519).
+    doc("Both sides have Ed25519 keys, which OTP's ssl takes in TLS 1.3 only"),
+    both_ways(Config, ed25519, ed25519, ['tlsv1.3']).
 
 different_keys(Config) ->
     doc("The keys of the sides need not be of one kind"),
-    both_ways(Config, ecdsa, rsa).
+    both_ways(Config, ecdsa, rsa, versions()).
+
+versions() -> ['tlsv1.2', 'tlsv1.3'].
 
 %% One node of ours, and one stock node for each version, which is the only one that it has.
-both_ways(Config, OurKey, TheirKey) ->
-    Versions = ['tlsv1.2', 'tlsv1.3'],
+both_ways(Config, OurKey, TheirKey, Versions) ->
     [Us | Stock] = polydist_node:start_all(lab(Config), [
         ours(#{optfile => optfile(Config, OurKey, [])})
         | [stock(Config, "inet_tls", optfile(Config, TheirKey, [{versions, [Version]}])) || Version <- Versions]
