@@ -11,9 +11,12 @@
 -export([load/0, load_driver/0, await/2]).
 
 %% Listening, dialling and the handshake's frames
--export([abi/0, host_identity/0, machine_identity/0, tls_config/2, listen/3, accept/1, set_listener_options/2,
+-export([abi/0, host_identity/0, machine_identity/0, listen/3, accept/1, set_listener_options/2,
          listener_info/1, close_listener/1, dial/4, controlling_process/2, send/2, recv/2, detach/2, close/1, stats/1,
          getstat/1]).
+
+%% TLS
+-export([tls_config/2, tls_certificates/1, certificate_is_for/2]).
 
 %% Transports whose sockets are made outside the library
 -export([outside_listen/3, outside_feed/4, outside_dial/5]).
@@ -24,16 +27,17 @@
 %% A directory as a registry
 -export([dir_claim/3, dir_update/2, dir_release/1, dir_read/2, dir_nodes/1]).
 
--export_type([transport/0, address/0, listener/0, conn/0, tls_config/0, registration/0, error/0, info/0,
-              socket_options/0, endpoints_record/0, where/0, stats/0, dir_entry/0]).
+-export_type([transport/0, address/0, listener/0, conn/0, tls_config/0, tls_options/0, tls_contents/0, certificate/0,
+              registration/0, error/0, info/0, socket_options/0, endpoints_record/0, where/0, stats/0, dir_entry/0]).
 
--nifs([abi/0, host_identity/0, machine_identity/0, tls_config/2, listen/3, accept/1, set_listener_options/2,
+-nifs([abi/0, host_identity/0, machine_identity/0, tls_config/2, tls_certificates/1, certificate_is_for/2,
+       listen/3, accept/1, set_listener_options/2,
        listener_info/1, close_listener/1, dial/4, controlling_process/2, send/2, recv/2, detach/2, close/1, stats/1,
        getstat/1, outside_listen/3, outside_feed/4, outside_dial/5,
        epmd_register/3, epmd_unregister/1, epmd_lookup/4, epmd_names/3, record_encode/1, record_decode/1, log_to/2,
        dir_claim/3, dir_update/2, dir_release/1, dir_read/2, dir_nodes/1]).
 
--define(ABI, 3).
+-define(ABI, 4).
 -define(DRIVER, "polydist").
 -define(stub, erlang:nif_error(not_loaded)).
 
@@ -49,12 +53,33 @@
 -type error() :: {error, {Kind :: atom(), Sentence :: binary()}}.
 -type info() :: #{transport := transport(), peer := address(), local := address(),
                   addresses := #{local := [address()], peer := [address()]} | undefined,
-                  tls := #{version := atom(), cipher := binary()} | undefined,
+                  tls := tls_info() | undefined,
                   listener => polydist_listeners:id(),
                   credentials := #{uid := integer(), gid := integer(), pid := integer()} | undefined,
                   took := Microseconds :: non_neg_integer()}.
 %% `took': from the start of the dial, or from the accept, to a secured stream. The distribution's handshake comes after it.
 %% `listener' is the acceptor's addition. `addresses' are all of both ends, where an end can have several.
+
+-type tls_info() :: #{version := 'tlsv1.2' | 'tlsv1.3', cipher := binary(), resumed := boolean(), ktls := boolean(),
+                      peer := certificate() | undefined, own := certificate() | undefined, chain := [Der :: binary()]}.
+%% `resumed': it goes on with the keys of an earlier session. `ktls': the kernel does the encryption. `own' is the certificate of
+%% ours that the peer was shown; `chain' is what it sent, `peer' the first of these.
+
+-type certificate() :: #{subject := binary(), issuer := binary(), serial := Hexadecimal :: binary(), hosts := [binary()],
+                         nodes := [binary()], not_before := integer(), not_after := integer()}.
+%% The times are system time in seconds; `nodes' are those of URIs `erlang:name@host' in its subjectAltName.
+
+-type tls_contents() :: {pem, binary()} | {der, [binary()]}.
+-type tls_options() :: #{identities := [#{cert := tls_contents(), key => tls_contents(), password => binary()}],
+                         roots => tls_contents(), verify := verify_peer | verify_none | deferred, check_host := boolean(),
+                         fail_if_no_peer_cert := boolean(), depth => non_neg_integer(),
+                         crls => #{files := [binary()], check := chain | peer, unknown := deny | allow},
+                         versions := ['tlsv1.3' | 'tlsv1.2'], ciphers => [binary()], groups => [binary()],
+                         sni := boolean(), ktls := boolean()}.
+%% A `key' that is absent is in `cert', the DER of one is PKCS#8, PKCS#1 or SEC1, and of several `identities' the first is shown
+%% whose key suits the peer. `deferred': any certificate will do here, as long as the peer has its key, and somebody looks at the
+%% chain in info() afterwards. `check_host' and `sni' concern a client, `fail_if_no_peer_cert' a server. `ciphers' and `groups' are
+%% names of IANA, the best first; a server follows its client's order.
 
 -type socket_options() :: #{nodelay => boolean(), keepalive => boolean(), sndbuf => pos_integer(),
                             recbuf => pos_integer(), priority => non_neg_integer(), tos => non_neg_integer(),
@@ -173,9 +198,18 @@ host_identity() -> ?stub.
 -spec machine_identity() -> <<_:128>>.
 machine_identity() -> ?stub.
 
-%% @doc Makes a TLS configuration from the contents of PEM files.
--spec tls_config(Role :: server | client, polydist_tls_config:native()) -> {ok, tls_config()} | error().
+%% @doc Makes a TLS configuration from what files and options contain.
+-spec tls_config(Role :: server | client, tls_options()) -> {ok, tls_config()} | error().
 tls_config(_Role, _Options) -> ?stub.
+
+%% @doc Our own certificates in a configuration.
+-spec tls_certificates(tls_config()) -> [certificate()].
+tls_certificates(_Config) -> ?stub.
+
+%% @doc Whether a certificate is for the node `name@host', or for a host: by a host name or an IP address in its subjectAltName, by
+%% its common name only if there is none of these, or by a URI `erlang:name@host' in the subjectAltName.
+-spec certificate_is_for(Der :: binary(), Node :: binary()) -> boolean().
+certificate_is_for(_Der, _Node) -> ?stub.
 
 %% @doc Opens a listening socket. Options: `ports => {Low, High}', `mode', `backlog', `socket', `tls', `setup_time',
 %% `max_pending', `max_pending_of_source', `shared => true' for a port of TCP that serves TLS as well, `allow => [{Ip, Bits}]', or

@@ -17,8 +17,7 @@
                      verify := verify_peer | verify_none, fail_if_no_peer_cert := boolean(), versions := ['tlsv1.2' | 'tlsv1.3']}.
 
 %% As polydist_native:tls_config/2 takes it: contents instead of names.
--type native() :: #{cert => binary(), key => binary(), ca => binary(), verify := verify_peer | verify_none,
-                    fail_if_no_peer_cert := boolean(), versions := ['tlsv1.2' | 'tlsv1.3']}.
+-type native() :: polydist_native:tls_options().
 
 %% @doc The configurations of this node, ready for use. Terms is the key `tls' of the configuration; the flag wins.
 -spec load(Terms :: term() | undefined) ->
@@ -203,11 +202,12 @@ complete(Role, Given) ->
     end.
 
 contents(Role, Options) ->
-    maps:fold(fun(certfile, File, Native) -> Native#{cert => pem(Role, certfile, File)};
-                 (keyfile, File, Native) -> Native#{key => pem(Role, keyfile, File)};
-                 (cacertfile, File, Native) -> Native#{ca => pem(Role, cacertfile, File)};
-                 (Key, Value, Native) -> Native#{Key => Value}
-              end, #{}, Options).
+    Contents = fun(Key) -> [{pem, pem(Role, Key, File)} || #{Key := File} <- [Options]] end,
+    Identity = maps:from_list([{Name, Found} || {Name, Key} <- [{cert, certfile}, {key, keyfile}], Found <- Contents(Key)]),
+    Native = maps:with([verify, fail_if_no_peer_cert, versions], Options),
+    WithRoots = maps:from_list([{roots, Roots} || Roots <- Contents(cacertfile)]),
+    maps:merge(WithRoots, Native#{identities => [Identity || map_size(Identity) > 0], check_host => true, sni => true,
+                                  ktls => false}).
 
 pem(Role, Key, File) ->
     read_file(File, io_lib:format("the ~0p of the TLS ~0p", [Key, Role])).

@@ -74,7 +74,7 @@ the_terms_may_come_from_the_configuration_test() ->
         Files = [{Key, Name(File)} || {Key, File} <- ?FILES],
         [ok = file:write_file(Name(File), File) || {_, File} <- ?FILES],
         {ok, #{server := Server}} = polydist_tls_config:read([{server, Files}]),
-        ?assertMatch(#{cert := <<"c.pem">>, key := <<"k.pem">>, ca := <<"ca.pem">>}, Server),
+        ?assertMatch(#{identities := [#{cert := {pem, <<"c.pem">>}, key := {pem, <<"k.pem">>}}], roots := {pem, <<"ca.pem">>}}, Server),
         Missing = Name("missing.pem"),
         {error, Sentence} = polydist_tls_config:read([{server, lists:keyreplace(certfile, 1, Files, {certfile, Missing})}]),
         ?assertNotEqual(nomatch, string:find(Sentence, Missing))

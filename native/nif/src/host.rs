@@ -9,7 +9,7 @@ use rustler::{Env, Term};
 use crate::message;
 
 /// The version of the interface between this library and the module `polydist_native`.
-const ABI: u32 = 3;
+const ABI: u32 = 4;
 
 #[rustler::nif]
 fn abi() -> u32 {

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use polydist_proto::epmd::{NamesLine, Node, NodeType};
-use polydist_transport::{Address, Addresses, Error, Info, ListenerInfo};
+use polydist_transport::{Address, Addresses, Certificate, Error, Info, ListenerInfo, TlsInfo};
 use rustler::env::SavedTerm;
 use rustler::{Atom, Encoder, Env, LocalPid, NewBinary, OwnedEnv, ResourceArc, Term, term_map};
 
@@ -138,13 +138,10 @@ pub(crate) fn binary<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {
 /// `#{transport, peer, local, addresses, tls, credentials, took}`.
 pub(crate) fn info<'a>(env: Env<'a>, info: &Info) -> Term<'a> {
     let undefined = || atoms::undefined().encode(env);
-    let tls = info.tls.as_ref().map_or_else(undefined, |tls| {
-        let version = match tls.version {
-            "tlsv1.2" => atoms::tlsv1_2(),
-            _ => atoms::tlsv1_3(),
-        };
-        term_map!(env, { atoms::version() => version, atoms::cipher() => tls.cipher })
-    });
+    let tls = info
+        .tls
+        .as_ref()
+        .map_or_else(undefined, |info| tls(env, info));
     let credentials = info.credentials.map_or_else(undefined, |peer| {
         term_map!(env, {
             atoms::uid() => peer.uid,
@@ -160,6 +157,42 @@ pub(crate) fn info<'a>(env: Env<'a>, info: &Info) -> Term<'a> {
         atoms::tls() => tls,
         atoms::credentials() => credentials,
         atoms::took() => info.took.as_micros() as u64,
+    })
+}
+
+/// `#{version, cipher, resumed, ktls, peer, own, chain}`.
+fn tls<'a>(env: Env<'a>, info: &TlsInfo) -> Term<'a> {
+    let version = match info.version {
+        "tlsv1.2" => atoms::tlsv1_2(),
+        _ => atoms::tlsv1_3(),
+    };
+    let facts = |cert: Option<&Certificate>| {
+        let undefined = || atoms::undefined().encode(env);
+        cert.map_or_else(undefined, |cert| certificate(env, cert))
+    };
+    let peer = info.chain.first().and_then(|der| Certificate::of(der).ok());
+    let chain = info.chain.iter().map(|der| binary(env, der));
+    term_map!(env, {
+        atoms::version() => version,
+        atoms::cipher() => &info.cipher,
+        atoms::resumed() => info.resumed,
+        atoms::ktls() => info.ktls,
+        atoms::peer() => facts(peer.as_ref()),
+        atoms::own() => facts(info.own.as_ref()),
+        atoms::chain() => chain.collect::<Vec<_>>(),
+    })
+}
+
+/// `#{subject, issuer, serial, hosts, nodes, not_before, not_after}`.
+pub(crate) fn certificate<'a>(env: Env<'a>, cert: &Certificate) -> Term<'a> {
+    term_map!(env, {
+        atoms::subject() => &cert.subject,
+        atoms::issuer() => &cert.issuer,
+        atoms::serial() => &cert.serial,
+        atoms::hosts() => &cert.hosts,
+        atoms::nodes() => &cert.nodes,
+        atoms::not_before() => cert.not_before,
+        atoms::not_after() => cert.not_after,
     })
 }
 

@@ -12,10 +12,12 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use polydist_channel::Stats;
 use polydist_proto::frame::Prefix;
+use rustls::pki_types::CertificateDer;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{Address, Error, Kind, Transport, Wire, tls_config};
+use crate::tls_errors::explain;
+use crate::{Address, Certificate, Error, Kind, Transport, Wire};
 
 /// The longest handshake frame that is read, which bounds what a stranger's connection costs. The
 /// longest there is has a name of 1020 bytes and 20 more (`erl_dist_protocol`, "Distribution
@@ -71,6 +73,14 @@ pub struct TlsInfo {
     pub version: &'static str,
     /// Such as `TLS_AES_256_GCM_SHA384`.
     pub cipher: String,
+    /// Whether it goes on with an earlier session's keys.
+    pub resumed: bool,
+    /// Whether the kernel does the encryption.
+    pub ktls: bool,
+    /// Our certificate, if the peer was shown one.
+    pub own: Option<Certificate>,
+    /// What the peer sent, its own certificate first.
+    pub chain: Vec<CertificateDer<'static>>,
 }
 
 /// The process at the other end of a Unix domain socket.
@@ -313,7 +323,7 @@ impl Task {
                         .shared
                         .stats
                         .frame_out(frame.len() - self.transport.prefix().size()),
-                    Err(error) => broken = Some(failed(&peer, &error)),
+                    Err(error) => broken = Some(failed(&wire, &peer, &error)),
                 },
                 Command::Recv(answer) => {
                     let frame = tokio::select! {
@@ -333,7 +343,7 @@ impl Task {
                         return Err(error);
                     }
                     if let Err(error) = wire.flush().await {
-                        let error = failed(&peer, &error);
+                        let error = failed(&wire, &peer, &error);
                         let _ = answer.send(Err(error.clone()));
                         return Err(error);
                     }
@@ -383,7 +393,7 @@ impl Task {
             match wire.read_some(buffer).await {
                 Ok(0) => return Err(Error::closed(format!("the handshake with {peer} ended"))),
                 Ok(_) => {}
-                Err(error) => return Err(failed(peer, &error)),
+                Err(error) => return Err(failed(wire, peer, &error)),
             }
         }
     }
@@ -394,10 +404,10 @@ async fn write(wire: &mut Wire, frame: &[u8]) -> io::Result<()> {
     wire.flush().await
 }
 
-fn failed(peer: &Address, error: &io::Error) -> Error {
+fn failed(wire: &Wire, peer: &Address, error: &io::Error) -> Error {
     let what = format!("the handshake with {peer} ended");
     match polydist_channel::is_gone(error) || error.kind() == io::ErrorKind::UnexpectedEof {
         true => Error::closed(what),
-        false => tls_config::explain(error).during(what),
+        false => explain(error, wire.own()).during(what),
     }
 }

@@ -11,8 +11,10 @@ use socket2::{SockAddr, Socket};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::connection::{Info, TlsInfo};
+use crate::tls_config::cipher_name;
 use crate::{
-    Address, Connection, Error, Kind, Pending, Side, SocketOpts, Stream, TlsConfig, Transport, Wire,
+    Address, Certificate, Connection, Error, Kind, Pending, Side, SocketOpts, Stream, TlsConfig,
+    Transport, Wire,
 };
 
 /// How to dial.
@@ -126,19 +128,25 @@ pub(crate) fn info(
         addresses: transport.addresses(wire.socket()),
         tls: match wire {
             Wire::Plain(_) => None,
-            Wire::Tls(tls) => tls_info(tls.get_ref().1),
+            Wire::Tls(tls, _) => tls_info(tls.get_ref().1, wire.own()),
         },
         credentials: transport.credentials(wire.socket()),
         took: start.elapsed(),
     }
 }
 
-fn tls_info(tls: &rustls::CommonState) -> Option<TlsInfo> {
-    let suite = tls.negotiated_cipher_suite()?.suite();
-    let cipher = format!("{suite:?}").replace("TLS13_", "TLS_");
+fn tls_info(tls: &rustls::CommonState, own: Option<&Certificate>) -> Option<TlsInfo> {
     let version = match tls.protocol_version()? {
         rustls::ProtocolVersion::TLSv1_2 => "tlsv1.2",
         _ => "tlsv1.3",
     };
-    Some(TlsInfo { version, cipher })
+    let chain = tls.peer_certificates().unwrap_or_default();
+    Some(TlsInfo {
+        version,
+        cipher: cipher_name(tls.negotiated_cipher_suite()?.suite()),
+        resumed: false,
+        ktls: false,
+        own: own.cloned(),
+        chain: chain.iter().map(|cert| cert.clone().into_owned()).collect(),
+    })
 }

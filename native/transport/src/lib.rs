@@ -19,6 +19,7 @@
 
 mod address;
 mod allow;
+mod certificate;
 mod connection;
 mod crowd;
 mod dial;
@@ -26,6 +27,7 @@ pub mod directory;
 pub mod epmd;
 mod error;
 pub mod host;
+mod identity;
 mod listener;
 mod options;
 mod outside;
@@ -37,7 +39,10 @@ mod stream;
 mod tcp;
 mod tls;
 mod tls_config;
+mod tls_contents;
+mod tls_errors;
 mod uds;
+mod verifier;
 
 use std::fmt::Debug;
 use std::net::IpAddr;
@@ -48,12 +53,14 @@ use socket2::{SockAddr, Socket};
 
 pub use address::Address;
 pub use allow::Allow;
+pub use certificate::{Certificate, is_for_node};
 pub use connection::{
     Accepted, Addresses, Connection, Credentials, Established, Info, MAX_HANDSHAKE_FRAME, Pending,
     TlsInfo,
 };
 pub use dial::{DialOptions, dial};
 pub use error::{Error, Kind};
+pub use identity::Identity;
 pub use listener::{Incoming, ListenOptions, Listener, ListenerInfo};
 pub use options::{
     SocketOpts, nodelay, set_nodelay, set_tos, set_unsent, set_user_timeout, tos, user_timeout,
@@ -62,7 +69,8 @@ pub use outside::{adopt, outside};
 pub use rustix::io::Errno;
 pub use sctp_options::SctpOpts;
 pub use stream::{Stream, Wire};
-pub use tls_config::{Pem, TlsConfig, Verify, Version};
+pub use tls_config::{Configured, RevocationOptions, TlsConfig, TlsOptions, Verify, Version};
+pub use tls_contents::Contents;
 
 /// Every transport that makes its sockets itself.
 pub static TRANSPORTS: &[&dyn Transport] =

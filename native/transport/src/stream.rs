@@ -14,6 +14,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
 use tokio_rustls::TlsStream;
 
+use crate::Certificate;
+
 /// A connected stream socket of any family. It closes when dropped.
 #[derive(Debug)]
 pub struct Stream {
@@ -190,15 +192,23 @@ pub(crate) fn poll(socket: Socket) -> io::Result<AsyncFd<Socket>> {
 pub enum Wire {
     /// Nothing between us and the socket.
     Plain(Stream),
-    /// TLS, its handshake finished.
-    Tls(Box<TlsStream<Stream>>),
+    /// TLS, its handshake finished, and the certificate of ours that the peer was shown.
+    Tls(Box<TlsStream<Stream>>, Option<Box<Certificate>>),
 }
 
 impl Wire {
     pub(crate) fn socket(&self) -> &Socket {
         match self {
             Self::Plain(stream) => stream.socket(),
-            Self::Tls(tls) => tls.get_ref().0.socket(),
+            Self::Tls(tls, _) => tls.get_ref().0.socket(),
+        }
+    }
+
+    /// The certificate of ours that the peer was shown.
+    pub(crate) fn own(&self) -> Option<&Certificate> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(_, own) => own.as_deref(),
         }
     }
 
@@ -206,7 +216,7 @@ impl Wire {
     pub(crate) async fn read_some(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
         match self {
             Self::Plain(stream) => stream.read_some(buffer).await,
-            Self::Tls(tls) => {
+            Self::Tls(tls, _) => {
                 buffer.reserve(1024);
                 tls.read_buf(buffer).await
             }
@@ -216,7 +226,7 @@ impl Wire {
     pub(crate) fn into_parts(self) -> (Socket, Option<rustls::Connection>) {
         match self {
             Self::Plain(stream) => (stream.into_socket(), None),
-            Self::Tls(tls) => {
+            Self::Tls(tls, _) => {
                 let (stream, tls) = match *tls {
                     TlsStream::Client(tls) => {
                         let (stream, tls) = tls.into_inner();
@@ -241,21 +251,21 @@ impl AsyncWrite for Wire {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+            Self::Tls(tls, _) => Pin::new(tls).poll_write(cx, bytes),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+            Self::Tls(tls, _) => Pin::new(tls).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+            Self::Tls(tls, _) => Pin::new(tls).poll_shutdown(cx),
         }
     }
 }

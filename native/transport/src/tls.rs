@@ -1,18 +1,18 @@
 //! TLS over TCP. Handshake frames have 4-byte lengths inside TLS, as stock inet_tls has it.
 
 use std::io;
-use std::sync::Arc;
 
 use polydist_proto::frame::Prefix;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
 use socket2::{SockAddr, Socket};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use crate::tls_config::explain;
+use crate::identity::noting;
+use crate::tls_errors::explain;
 use crate::{
-    Address, BoxFuture, Error, Kind, ListenOptions, Side, SocketOpts, Stream, TlsConfig, Transport,
-    Wire, tcp,
+    Address, BoxFuture, Configured, Error, Kind, ListenOptions, Side, SocketOpts, Stream,
+    TlsConfig, Transport, Wire, tcp,
 };
 
 #[derive(Debug)]
@@ -59,37 +59,44 @@ impl Transport for Tls {
     ) -> BoxFuture<Result<Wire, Error>> {
         let (peer, side) = (peer.clone(), side.clone());
         Box::pin(async move {
-            let tls = match &side {
-                Side::Accept { tls } => {
-                    let config = server(tls.as_ref())?;
-                    TlsAcceptor::from(config)
-                        .accept(stream)
-                        .await
-                        .map(Into::into)
+            let (tls, own) = noting(handshake(stream, &peer, &side)).await;
+            match tls? {
+                Ok(tls) => Ok(Wire::Tls(Box::new(tls), own.map(Box::new))),
+                Err(error) => {
+                    let what = format!("TLS with {peer} failed");
+                    Err(explain(&error, own.as_ref()).during(what))
                 }
-                Side::Dial { tls, server_name } => {
-                    let config = client(tls.as_ref())?;
-                    let name = match server_name {
-                        Some(name) => parse_name(name)?,
-                        None => name_of(&peer)?,
-                    };
-                    TlsConnector::from(config)
-                        .connect(name, stream)
-                        .await
-                        .map(Into::into)
-                }
-            };
-            match tls {
-                Ok(tls) => Ok(Wire::Tls(Box::new(tls))),
-                Err(error) => Err(explain(&error).during(format!("TLS with {peer} failed"))),
             }
         })
     }
 }
 
-fn server(config: Option<&TlsConfig>) -> Result<Arc<ServerConfig>, Error> {
+async fn handshake(
+    stream: Stream,
+    peer: &Address,
+    side: &Side,
+) -> Result<io::Result<TlsStream<Stream>>, Error> {
+    Ok(match side {
+        Side::Accept { tls } => {
+            let config = server(tls.as_ref())?.config.clone();
+            let accepting = TlsAcceptor::from(config).accept(stream);
+            accepting.await.map(Into::into)
+        }
+        Side::Dial { tls, server_name } => {
+            let config = client(tls.as_ref())?.config.clone();
+            let name = match server_name {
+                Some(name) => parse_name(name)?,
+                None => name_of(peer)?,
+            };
+            let connecting = TlsConnector::from(config).connect(name, stream);
+            connecting.await.map(Into::into)
+        }
+    })
+}
+
+fn server(config: Option<&TlsConfig>) -> Result<&Configured<ServerConfig>, Error> {
     match config {
-        Some(TlsConfig::Server(config)) => Ok(config.clone()),
+        Some(TlsConfig::Server(config)) => Ok(config),
         _ => Err(Error::new(
             Kind::BadOption,
             "a tls listener needs the server part of the TLS options",
@@ -97,9 +104,9 @@ fn server(config: Option<&TlsConfig>) -> Result<Arc<ServerConfig>, Error> {
     }
 }
 
-fn client(config: Option<&TlsConfig>) -> Result<Arc<ClientConfig>, Error> {
+fn client(config: Option<&TlsConfig>) -> Result<&Configured<ClientConfig>, Error> {
     match config {
-        Some(TlsConfig::Client(config)) => Ok(config.clone()),
+        Some(TlsConfig::Client(config)) => Ok(config),
         _ => Err(Error::new(
             Kind::BadOption,
             "dialling over tls needs the client part of the TLS options",

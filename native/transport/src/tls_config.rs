@@ -1,41 +1,82 @@
-//! TLS configurations from PEM text, and what TLS errors mean.
+//! TLS configurations from what the user's options contain.
 //!
-//! Options are called what users call them in `-ssl_dist_optfile`: certfile, keyfile, cacertfile.
+//! In sentences, options are called what users call them in `-ssl_dist_optfile`: certfile, keyfile,
+//! cacertfile.
 
-use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use rustls::client::Resumption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{
-    CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature,
-    verify_tls13_signature,
-};
-use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::crypto::aws_lc_rs::{self, kx_group};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup};
+use rustls::server::NoServerSessionStorage;
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, InconsistentKeys,
-    RootCertStore, ServerConfig, SignatureScheme, SupportedCipherSuite, SupportedProtocolVersion,
+    CipherSuite, ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite,
+    SupportedProtocolVersion,
 };
+use webpki::{CertRevocationList, OwnedCertRevocationList};
 
-use crate::{Error, Kind};
+use crate::identity::Chooser;
+use crate::tls_contents::{ROOTS, bad, certificates, revocation_lists};
+use crate::verifier::{Revocation, Trust, Verifier};
+use crate::{Certificate, Contents, Error, Identity};
 
-/// What a TLS configuration is made from; the texts are the contents of PEM files.
-#[derive(Clone, Default)]
-pub struct Pem {
-    /// certfile: our certificate, and the intermediate ones after it.
-    pub cert: Option<Vec<u8>>,
-    /// keyfile: the certificate's private key, not encrypted.
-    pub key: Option<Vec<u8>>,
-    /// cacertfile: the authorities we trust.
-    pub ca: Option<Vec<u8>>,
+/// What a TLS configuration is made from. Not printable, since keys are in it.
+#[derive(Clone)]
+pub struct TlsOptions {
+    /// Our certificates; the first is shown whose key suits the peer.
+    pub identities: Vec<Identity>,
+    /// cacertfile or cacerts: the authorities we trust.
+    pub roots: Option<Contents>,
     /// Whether the peer's certificate is verified.
     pub verify: Verify,
+    /// Client only: whether a server's certificate must be for the host that was dialled.
+    pub check_host: bool,
     /// Server only: whether a client without a certificate is refused.
     pub fail_if_no_peer_cert: bool,
+    /// How many intermediate certificates there may be.
+    pub depth: Option<usize>,
+    /// What is asked about revoked certificates; nothing if absent.
+    pub revocation: Option<RevocationOptions>,
     /// Versions allowed; both if empty.
     pub versions: Vec<Version>,
+    /// Cipher suites by IANA's names, the best first.
+    pub ciphers: Option<Vec<String>>,
+    /// Groups for the key exchange by IANA's names, the best first.
+    pub groups: Option<Vec<String>>,
+    /// Client only: whether the server is told the name of the host that was dialled.
+    pub sni: bool,
+    /// Whether the kernel may do the encryption.
+    pub ktls: bool,
+}
+
+impl Default for TlsOptions {
+    fn default() -> Self {
+        Self {
+            identities: Vec::new(),
+            roots: None,
+            verify: Verify::Peer,
+            check_host: true,
+            fail_if_no_peer_cert: true,
+            depth: None,
+            revocation: None,
+            versions: Vec::new(),
+            ciphers: None,
+            groups: None,
+            sni: true,
+            ktls: false,
+        }
+    }
+}
+
+/// What is asked about revoked certificates.
+#[derive(Clone, Debug, Default)]
+pub struct RevocationOptions {
+    /// Files of revocation lists, PEM or DER.
+    pub files: Vec<Vec<u8>>,
+    /// Whether intermediate certificates are looked up, too, and not the peer's own only.
+    pub chain: bool,
+    /// Whether a certificate will do whose issuer has no list here, or an old one.
+    pub allow_unknown: bool,
 }
 
 /// Whether the peer's certificate is verified.
@@ -44,8 +85,11 @@ pub enum Verify {
     /// It must come from an authority in cacertfile and, for a server's, carry the host's name.
     #[default]
     Peer,
-    /// Any certificate will do, as long as the peer has its key.
+    /// Any certificate will do, as long as the peer has its key; a client is not asked for any.
     None,
+    /// Any certificate will do here, as long as the peer has its key, and somebody else looks at it
+    /// when TLS is through.
+    Deferred,
 }
 
 /// A version of TLS.
@@ -61,287 +105,252 @@ pub enum Version {
 #[derive(Clone, Debug)]
 pub enum TlsConfig {
     /// For listeners.
-    Server(Arc<ServerConfig>),
+    Server(Configured<ServerConfig>),
     /// For dialling.
-    Client(Arc<ClientConfig>),
+    Client(Configured<ClientConfig>),
+}
+
+/// A configuration of rustls with what belongs to it.
+#[derive(Debug)]
+pub struct Configured<C> {
+    /// For rustls.
+    pub config: Arc<C>,
+    /// Our certificates in it.
+    pub own: Arc<[Certificate]>,
+    /// Whether the kernel may do the encryption.
+    pub ktls: bool,
+}
+
+impl<C> Clone for Configured<C> {
+    fn clone(&self) -> Self {
+        Self {
+            config: self.config.clone(),
+            own: self.own.clone(),
+            ktls: self.ktls,
+        }
+    }
 }
 
 impl TlsConfig {
     /// A configuration for listeners. Sessions are never resumed: nodes stay connected, and without
     /// tickets nothing but the nodes' own data follows the handshake.
-    pub fn server(pem: &Pem) -> Result<Self, Error> {
-        let builder = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(&versions(pem))
-            .map_err(|error| bad(format!("the TLS versions do not work: {error}")))?;
-        let builder = match pem.verify {
+    pub fn server(options: &TlsOptions) -> Result<Self, Error> {
+        let provider = provider(options)?;
+        let builder = ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&versions(options))
+            .map_err(unusable_versions)?;
+        let builder = match options.verify {
             Verify::None => builder.with_no_client_auth(),
-            Verify::Peer => {
-                let roots = Arc::new(roots(pem)?);
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider());
-                let verifier = match pem.fail_if_no_peer_cert {
-                    true => verifier,
-                    false => verifier.allow_unauthenticated(),
-                };
-                let verifier = verifier.build();
-                let unusable = |error| bad(format!("cacertfile cannot be used: {error}"));
-                builder.with_client_cert_verifier(verifier.map_err(unusable)?)
+            Verify::Peer | Verify::Deferred => {
+                builder.with_client_cert_verifier(Arc::new(verifier(options, &provider)?))
             }
         };
-        let Some((chain, key)) = identity(pem)? else {
+        if options.identities.is_empty() {
             return Err(bad(
                 "a TLS server needs a certificate; set certfile and keyfile",
             ));
-        };
-        let mut config = builder.with_single_cert(chain, key).map_err(mismatch)?;
+        }
+        let chooser = Chooser::new(&options.identities, &provider)?;
+        let own = chooser.facts();
+        let mut config = builder.with_cert_resolver(Arc::new(chooser));
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(Self::Server(Arc::new(config)))
+        config.enable_secret_extraction = true;
+        Ok(Self::Server(Configured {
+            config: Arc::new(config),
+            own,
+            ktls: options.ktls,
+        }))
     }
 
     /// A configuration for dialling.
-    pub fn client(pem: &Pem) -> Result<Self, Error> {
-        let builder = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(&versions(pem))
-            .map_err(|error| bad(format!("the TLS versions do not work: {error}")))?;
-        let builder = match pem.verify {
-            Verify::Peer => builder.with_root_certificates(roots(pem)?),
-            Verify::None => builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(AnyCertificate(
-                    provider().signature_verification_algorithms,
-                ))),
-        };
-        let mut config = match identity(pem)? {
-            Some((chain, key)) => builder
-                .with_client_auth_cert(chain, key)
-                .map_err(mismatch)?,
-            None => builder.with_no_client_auth(),
-        };
+    pub fn client(options: &TlsOptions) -> Result<Self, Error> {
+        let provider = provider(options)?;
+        let chooser = Chooser::new(&options.identities, &provider)?;
+        let own = chooser.facts();
+        let mut config = ClientConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&versions(options))
+            .map_err(unusable_versions)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier(options, &provider)?))
+            .with_client_cert_resolver(Arc::new(chooser));
         config.resumption = Resumption::disabled();
-        Ok(Self::Client(Arc::new(config)))
+        config.enable_sni = options.sni;
+        config.enable_secret_extraction = true;
+        Ok(Self::Client(Configured {
+            config: Arc::new(config),
+            own,
+            ktls: options.ktls,
+        }))
     }
+
+    /// Our certificates in it.
+    pub fn own(&self) -> &[Certificate] {
+        match self {
+            Self::Server(server) => &server.own,
+            Self::Client(client) => &client.own,
+        }
+    }
+}
+
+/// IANA's name of a cipher suite.
+pub(crate) fn cipher_name(suite: CipherSuite) -> String {
+    format!("{suite:?}").replace("TLS13_", "TLS_")
+}
+
+fn provider(options: &TlsOptions) -> Result<Arc<CryptoProvider>, Error> {
+    let mut provider = aws_lc_rs::default_provider();
+    match &options.ciphers {
+        Some(names) => provider.cipher_suites = ciphers(names)?,
+        None => put_first_what_lasts(&mut provider.cipher_suites),
+    }
+    if let Some(names) = &options.groups {
+        provider.kx_groups = groups(names)?;
+    }
+    Ok(Arc::new(provider))
 }
 
 /// In TLS 1.2 ChaCha20 comes first: keys cannot be renewed there, and rustls ends a connection
 /// whose AES-GCM key has made 2^24 records, which a busy connection between nodes does within
 /// hours. TLS 1.3 renews its keys.
-fn provider() -> Arc<CryptoProvider> {
-    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
-    let provider = PROVIDER.get_or_init(|| {
-        let mut provider = aws_lc_rs::default_provider();
-        // A stable sort: within TLS 1.3, and among the rest of TLS 1.2, rustls's own order stays.
-        provider.cipher_suites.sort_by_key(|suite| match suite {
-            SupportedCipherSuite::Tls13(_) => 0,
-            SupportedCipherSuite::Tls12(suite)
-                if suite.common.confidentiality_limit == u64::MAX =>
-            {
-                1
-            }
-            SupportedCipherSuite::Tls12(_) => 2,
-        });
-        Arc::new(provider)
+fn put_first_what_lasts(suites: &mut [SupportedCipherSuite]) {
+    // A stable sort: within TLS 1.3, and among the rest of TLS 1.2, rustls's own order stays.
+    suites.sort_by_key(|suite| match suite {
+        SupportedCipherSuite::Tls13(_) => 0,
+        SupportedCipherSuite::Tls12(suite) if suite.common.confidentiality_limit == u64::MAX => 1,
+        SupportedCipherSuite::Tls12(_) => 2,
     });
-    provider.clone()
 }
 
-fn versions(pem: &Pem) -> Vec<&'static SupportedProtocolVersion> {
+fn ciphers(names: &[String]) -> Result<Vec<SupportedCipherSuite>, Error> {
+    let name_of = |suite: &SupportedCipherSuite| cipher_name(suite.suite());
+    by_name("cipher suite", names, aws_lc_rs::ALL_CIPHER_SUITES, name_of)
+}
+
+fn groups(names: &[String]) -> Result<Vec<&'static dyn SupportedKxGroup>, Error> {
+    const ALL: [&dyn SupportedKxGroup; 7] = [
+        kx_group::X25519,
+        kx_group::SECP256R1,
+        kx_group::SECP384R1,
+        kx_group::X25519MLKEM768,
+        kx_group::SECP256R1MLKEM768,
+        kx_group::MLKEM768,
+        kx_group::MLKEM1024,
+    ];
+    let name_of = |group: &&dyn SupportedKxGroup| format!("{:?}", group.name());
+    by_name("group", names, &ALL, name_of)
+}
+
+/// Those of `all` that have these names, in the order of the names.
+fn by_name<T: Copy>(
+    what: &str,
+    names: &[String],
+    all: &[T],
+    name_of: impl Fn(&T) -> String,
+) -> Result<Vec<T>, Error> {
+    let there_are = || all.iter().map(&name_of).collect::<Vec<_>>().join(", ");
+    if names.is_empty() {
+        let sentence = format!("no {what} is allowed; there are {}", there_are());
+        return Err(bad(sentence));
+    }
+    let find = |name: &String| {
+        let same = |one: &&T| name_of(one).eq_ignore_ascii_case(name);
+        all.iter().copied().find(|one| same(&one)).ok_or_else(|| {
+            let sentence = format!("there is no {what} {name}; there are {}", there_are());
+            bad(sentence)
+        })
+    };
+    names.iter().map(find).collect()
+}
+
+fn versions(options: &TlsOptions) -> Vec<&'static SupportedProtocolVersion> {
     let of = |version: &Version| match version {
         Version::Tls12 => &rustls::version::TLS12,
         Version::Tls13 => &rustls::version::TLS13,
     };
-    match pem.versions.is_empty() {
+    match options.versions.is_empty() {
         true => [Version::Tls13, Version::Tls12].iter().map(of).collect(),
-        false => pem.versions.iter().map(of).collect(),
+        false => options.versions.iter().map(of).collect(),
     }
 }
 
-fn roots(pem: &Pem) -> Result<RootCertStore, Error> {
-    let Some(text) = &pem.ca else {
+fn unusable_versions(error: rustls::Error) -> Error {
+    bad(format!(
+        "the TLS versions and ciphers do not work together: {error}"
+    ))
+}
+
+fn verifier(options: &TlsOptions, provider: &CryptoProvider) -> Result<Verifier, Error> {
+    let trust = match options.verify {
+        Verify::None | Verify::Deferred => None,
+        Verify::Peer => Some(Trust {
+            roots: roots(options)?,
+            depth: options.depth,
+            revocation: options.revocation.as_ref().map(revocation).transpose()?,
+        }),
+    };
+    Ok(Verifier {
+        hints: trust
+            .as_ref()
+            .map(|trust| trust.roots.subjects())
+            .unwrap_or_default(),
+        check_host: options.check_host && trust.is_some(),
+        trust,
+        mandatory: options.fail_if_no_peer_cert,
+        algorithms: provider.signature_verification_algorithms,
+    })
+}
+
+fn roots(options: &TlsOptions) -> Result<RootCertStore, Error> {
+    let Some(contents) = &options.roots else {
         return Err(bad(
             "verify_peer needs the authorities to trust; set cacertfile (or verify_none, which lets anybody in)",
         ));
     };
     let mut roots = RootCertStore::empty();
-    for (number, cert) in certificates("cacertfile", text)?.into_iter().enumerate() {
+    for (number, cert) in certificates(ROOTS, contents)?.into_iter().enumerate() {
         roots.add(cert).map_err(|error| {
             bad(format!(
-                "certificate {} in cacertfile cannot be used: {error}",
-                number + 1
+                "certificate {} in {} cannot be used: {error}",
+                number + 1,
+                contents.option(ROOTS)
             ))
         })?;
     }
     Ok(roots)
 }
 
-type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
-
-/// Our own certificate with its key, if there is one.
-fn identity(pem: &Pem) -> Result<Option<Identity>, Error> {
-    match (&pem.cert, &pem.key) {
-        (None, None) => Ok(None),
-        (Some(cert), Some(key)) => Ok(Some((certificates("certfile", cert)?, private_key(key)?))),
-        // As in OTP, one file may hold both.
-        (Some(both), None) => match private_key(both) {
-            Ok(key) => Ok(Some((certificates("certfile", both)?, key))),
-            Err(_) => Err(bad(
-                "certfile holds no private key and there is no keyfile; set keyfile",
-            )),
-        },
-        (None, Some(_)) => Err(bad("keyfile is set and certfile is not; set certfile")),
+fn revocation(options: &RevocationOptions) -> Result<Revocation, Error> {
+    let mut lists = Vec::new();
+    for (number, file) in options.files.iter().enumerate() {
+        let read = |file| {
+            let ders = revocation_lists(file)?;
+            ders.iter()
+                .map(|der| list(der))
+                .collect::<Result<Vec<_>, _>>()
+        };
+        let which = || format!("revocation list (CRL) file {}", number + 1);
+        lists.extend(read(file).map_err(|error| error.during(which()))?);
     }
-}
-
-fn certificates(option: &str, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let certs: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(text).collect();
-    match certs {
-        Ok(certs) if certs.is_empty() => Err(bad(format!(
-            "{option} holds no certificate; it must contain a block BEGIN CERTIFICATE"
-        ))),
-        Ok(certs) => Ok(certs),
-        Err(error) => Err(bad(format!("{option} is no valid PEM file: {error}"))),
-    }
-}
-
-fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, Error> {
-    let contains = |what: &[u8]| text.windows(what.len()).any(|window| window == what);
-    if contains(b"BEGIN ENCRYPTED PRIVATE KEY") || contains(b"Proc-Type: 4,ENCRYPTED") {
+    if lists.is_empty() && !options.allow_unknown {
         return Err(bad(
-            "the private key in keyfile is encrypted, which is not supported; \
-             decrypt it with `openssl pkey -in KEY -out KEY.plain` and give the file mode 0600",
+            "crl_check wants revocation lists (CRLs), and there are none, so every certificate would be refused; \
+             add the list of each authority, or set crl_check to best_effort",
         ));
     }
-    PrivateKeyDer::from_pem_slice(text).map_err(|error| match error {
-        pem::Error::NoItemsFound => {
-            bad("keyfile holds no private key; it must contain a block BEGIN PRIVATE KEY")
-        }
-        error => bad(format!("keyfile is no valid PEM file: {error}")),
+    Ok(Revocation {
+        lists,
+        chain: options.chain,
+        allow_unknown: options.allow_unknown,
     })
 }
 
-fn mismatch(error: rustls::Error) -> Error {
-    match error {
-        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => bad(
-            "certfile and keyfile do not belong together: the key is not the certificate's; \
-             use the pair that was made together",
-        ),
-        error => bad(format!("certfile and keyfile cannot be used: {error}")),
+fn list(der: &[u8]) -> Result<CertRevocationList<'static>, Error> {
+    match OwnedCertRevocationList::from_der(der) {
+        Ok(list) => Ok(list.into()),
+        Err(webpki::Error::UnsupportedCrlVersion) => Err(bad(
+            "it is of version 1; make one of version 2, for which openssl wants crlnumber set",
+        )),
+        Err(error) => Err(bad(format!("it cannot be used: {error}"))),
     }
-}
-
-fn bad(sentence: impl Into<String>) -> Error {
-    Error::new(Kind::Tls, sentence)
-}
-
-/// verify_none: takes any certificate, but still makes the server prove that it has the key.
-#[derive(Debug)]
-struct AnyCertificate(WebPkiSupportedAlgorithms);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, signature, &self.0)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, signature, &self.0)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
-    }
-}
-
-/// What an error on a TLS stream means and what to do about it.
-pub(crate) fn explain(error: &io::Error) -> Error {
-    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
-        Some(error) => bad(sentence(error)),
-        None if error.kind() == io::ErrorKind::UnexpectedEof => {
-            Error::new(Kind::Closed, "the peer closed the connection")
-        }
-        None => Error::os("the connection failed", error),
-    }
-}
-
-fn sentence(error: &rustls::Error) -> String {
-    match error {
-        rustls::Error::InvalidCertificate(why) => certificate(why),
-        rustls::Error::NoCertificatesPresented => {
-            "the peer has no certificate and fail_if_no_peer_cert wants one; give it certfile and keyfile".into()
-        }
-        rustls::Error::AlertReceived(alert) => rejected(*alert),
-        rustls::Error::InvalidMessage(_) => {
-            format!("what the peer sent is not TLS ({error}); does it speak plain TCP on this port?")
-        }
-        rustls::Error::PeerIncompatible(why) => {
-            format!("the peer and this node have no TLS version or cipher in common ({why:?}); compare versions on both sides")
-        }
-        error => error.to_string(),
-    }
-}
-
-fn certificate(why: &CertificateError) -> String {
-    use CertificateError::*;
-    match why {
-        Expired | ExpiredContext { .. } => {
-            format!("the peer's certificate has expired ({why}); renew it, or set this host's clock")
-        }
-        NotValidYet | NotValidYetContext { .. } => {
-            format!("the peer's certificate is not valid yet ({why}); set the clocks of both hosts")
-        }
-        UnknownIssuer => {
-            "the peer's certificate comes from an authority that is not in cacertfile; add that authority".into()
-        }
-        BadSignature => {
-            "the peer's certificate was not signed by the authority in cacertfile that has its issuer's name; \
-             are there two authorities of one name?".into()
-        }
-        NotValidForName | NotValidForNameContext { .. } => {
-            format!("the peer's certificate is for another host ({why}); issue one with that name as a subjectAltName")
-        }
-        InvalidPurpose | InvalidPurposeContext { .. } => {
-            format!("the peer's certificate may not be used for this ({why}); nodes need serverAuth and clientAuth")
-        }
-        why => format!("the peer's certificate is not acceptable: {why}"),
-    }
-}
-
-fn rejected(alert: AlertDescription) -> String {
-    use AlertDescription::*;
-    let why = match alert {
-        UnknownCA => {
-            "it does not trust the authority of this node's certificate; add it to the peer's cacertfile"
-        }
-        CertificateExpired => "this node's certificate has expired; renew it",
-        CertificateRequired => {
-            "it wants a certificate from this node; set certfile and keyfile in the client part"
-        }
-        BadCertificate | CertificateUnknown | UnsupportedCertificate => {
-            "it does not accept this node's certificate; the peer's log says why"
-        }
-        ProtocolVersion => "no TLS version is allowed on both sides; compare versions",
-        HandshakeFailure => "no cipher or certificate suits both sides; the peer's log says why",
-        UnrecognisedName => "it does not know the server name this node asked for",
-        _ => "the peer's log may say why",
-    };
-    format!("the peer ended the connection with the TLS alert {alert:?}: {why}")
 }

@@ -6,12 +6,14 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use polydist_transport::{Address, Error, Kind, Pem, TlsConfig, Verify, Version};
+use polydist_transport::{
+    Address, Contents, Error, Identity, Kind, TlsConfig, TlsOptions, Verify, Version,
+};
 use rcgen::date_time_ymd;
 use support::{Authority, Place, soon, tls, until};
 
 /// A listener and a dialler made from these.
-fn between(server: &Pem, client: &Pem) -> Place {
+fn between(server: &TlsOptions, client: &TlsOptions) -> Place {
     let mut place = tls();
     place.listen.tls = Some(TlsConfig::server(server).unwrap());
     place.dial.tls = Some(TlsConfig::client(client).unwrap());
@@ -44,7 +46,7 @@ async fn works(place: &Place) -> &'static str {
 #[tokio::test]
 async fn versions_are_what_both_sides_allow() {
     let pem = Authority::new().issue(&["127.0.0.1"]);
-    let only = |version| Pem {
+    let only = |version| TlsOptions {
         versions: vec![version],
         ..pem.clone()
     };
@@ -65,8 +67,8 @@ async fn an_unknown_authority_is_refused_by_either_side() {
     let (ours, theirs) = failures(&between(&of_a, &of_b)).await;
     assert!(ours.to_string().contains("not in cacertfile"), "{ours}");
     assert!(theirs.contains("trust the authority"), "{theirs}");
-    let trusting = Pem {
-        ca: Some(a.ca()),
+    let trusting = TlsOptions {
+        roots: a.roots(),
         ..of_b
     };
     let (ours, theirs) = failures(&between(&of_a, &trusting)).await;
@@ -123,15 +125,14 @@ async fn an_expired_certificate_is_refused_and_named_so() {
 #[tokio::test]
 async fn a_client_without_a_certificate_is_refused_when_one_is_wanted() {
     let pem = Authority::new().issue(&["127.0.0.1"]);
-    let nameless = Pem {
-        cert: None,
-        key: None,
+    let nameless = TlsOptions {
+        identities: Vec::new(),
         ..pem.clone()
     };
     let (ours, theirs) = failures(&between(&pem, &nameless)).await;
     assert!(theirs.contains("fail_if_no_peer_cert"), "{theirs}");
     assert!(ours.to_string().contains("wants a certificate"), "{ours}");
-    let lenient = Pem {
+    let lenient = TlsOptions {
         fail_if_no_peer_cert: false,
         ..pem
     };
@@ -144,19 +145,19 @@ async fn verify_none_takes_any_certificate_for_any_name() {
         Authority::new().issue(&["a"]),
         Authority::new().issue(&["b"]),
     );
-    let server = Pem {
+    let server = TlsOptions {
         verify: Verify::None,
-        ca: None,
+        roots: None,
         ..a
     };
-    let client = Pem {
+    let client = TlsOptions {
         verify: Verify::None,
-        ca: None,
+        roots: None,
         ..b
     };
     works(&between(&server, &client)).await;
     for version in [Version::Tls12, Version::Tls13] {
-        let client = Pem {
+        let client = TlsOptions {
             versions: vec![version],
             ..client.clone()
         };
@@ -243,102 +244,55 @@ fn configurations_that_cannot_work_name_the_option_and_the_cure() {
     let authority = Authority::new();
     let good = authority.issue(&["a"]);
     let other = authority.issue(&["a"]);
-    let encrypted =
-        b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
-    let old_encrypted = b"-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n-----END EC PRIVATE KEY-----\n";
-    let text = |text: &[u8]| Some(text.to_vec());
+    let text = |text: &[u8]| Some(Contents::pem(text));
+    let with = |change: &dyn Fn(&mut Identity)| {
+        let mut options = good.clone();
+        change(&mut options.identities[0]);
+        options
+    };
+    let rooted = |roots| TlsOptions {
+        roots,
+        ..good.clone()
+    };
+    let garbled = b"-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n";
     let cases = [
         (
-            Pem {
-                key: other.key,
-                ..good.clone()
-            },
-            "do not belong together",
+            with(&|identity| identity.key = other.identities[0].key.clone()),
+            "certfile and keyfile do not belong together",
         ),
+        (with(&|identity| identity.key = None), "set keyfile"),
         (
-            Pem {
-                key: None,
-                ..good.clone()
-            },
-            "set keyfile",
-        ),
-        (
-            Pem {
-                cert: None,
-                ..good.clone()
-            },
-            "set certfile",
-        ),
-        (
-            Pem {
-                cert: None,
-                key: None,
+            TlsOptions {
+                identities: Vec::new(),
                 ..good.clone()
             },
             "set certfile and keyfile",
         ),
         (
-            Pem {
-                key: text(encrypted),
-                ..good.clone()
-            },
-            "openssl pkey",
-        ),
-        (
-            Pem {
-                key: text(old_encrypted),
-                ..good.clone()
-            },
-            "openssl pkey",
-        ),
-        (
-            Pem {
-                key: text(b"nothing"),
-                ..good.clone()
-            },
+            with(&|identity| identity.key = text(b"nothing")),
             "BEGIN PRIVATE KEY",
         ),
         (
-            Pem {
-                cert: text(b"nothing"),
-                ..good.clone()
-            },
+            with(&|identity| identity.cert = Contents::pem(b"nothing")),
             "certfile holds no certificate",
         ),
+        (rooted(text(b"")), "cacertfile holds no certificate"),
+        (rooted(None), "set cacertfile"),
+        (rooted(text(garbled)), "cacertfile is no valid PEM"),
         (
-            Pem {
-                ca: text(b""),
-                ..good.clone()
-            },
-            "cacertfile holds no certificate",
+            rooted(Some(Contents::der([b"nothing".to_vec()]))),
+            "certificate 1 in cacerts cannot be used",
         ),
         (
-            Pem {
-                ca: None,
-                ..good.clone()
-            },
-            "set cacertfile",
-        ),
-        (
-            Pem {
-                ca: text(b"-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n"),
-                ..good.clone()
-            },
-            "cacertfile is no valid PEM",
+            with(&|identity| identity.cert = Contents::der([b"nothing".to_vec()])),
+            "cert cannot be used: the certificate is malformed",
         ),
     ];
-    for (pem, expected) in cases {
-        let error = TlsConfig::server(&pem).unwrap_err();
+    for (options, expected) in cases {
+        let error = TlsConfig::server(&options).unwrap_err();
         assert_eq!(error.kind(), Kind::Tls);
         assert!(error.to_string().contains(expected), "{expected}: {error}");
     }
-    let both = [good.cert.clone().unwrap(), good.key.clone().unwrap()].concat();
-    TlsConfig::server(&Pem {
-        cert: Some(both),
-        key: None,
-        ..good
-    })
-    .unwrap();
 }
 
 #[tokio::test]

@@ -8,8 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use polydist_transport::{
-    Accepted, Address, Connection, DialOptions, Error, Established, Incoming, Info, ListenOptions,
-    Listener, Pem, Pending, TlsConfig, Transport, dial, transport,
+    Accepted, Address, Connection, Contents, DialOptions, Error, Established, Identity, Incoming,
+    Info, ListenOptions, Listener, Pending, TlsConfig, TlsOptions, Transport, dial, transport,
 };
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use socket2::Socket;
@@ -37,9 +37,9 @@ pub fn tcp6() -> Place {
 
 pub fn tls() -> Place {
     let mut place = place("tls", Address::Ip((Ipv4Addr::LOCALHOST, 0).into()));
-    let pem = Authority::new().issue(&["127.0.0.1"]);
-    place.listen.tls = Some(TlsConfig::server(&pem).unwrap());
-    place.dial.tls = Some(TlsConfig::client(&pem).unwrap());
+    let options = Authority::new().issue(&["127.0.0.1"]);
+    place.listen.tls = Some(TlsConfig::server(&options).unwrap());
+    place.dial.tls = Some(TlsConfig::client(&options).unwrap());
     place
 }
 
@@ -148,26 +148,43 @@ impl Authority {
         Self { cert, issuer }
     }
 
-    pub fn ca(&self) -> Vec<u8> {
-        self.cert.clone().into()
+    /// What trusts it.
+    pub fn roots(&self) -> Option<Contents> {
+        Some(Contents::pem(self.cert.clone()))
     }
 
     /// A certificate for these hosts, with mutual verification.
-    pub fn issue(&self, hosts: &[&str]) -> Pem {
+    pub fn issue(&self, hosts: &[&str]) -> TlsOptions {
         self.issue_with(hosts, |_| ())
     }
 
-    pub fn issue_with(&self, hosts: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Pem {
-        let key = KeyPair::generate().unwrap();
+    pub fn issue_with(
+        &self,
+        hosts: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> TlsOptions {
+        self.issue_for(&KeyPair::generate().unwrap(), hosts, change)
+    }
+
+    /// The same with this key.
+    pub fn issue_for(
+        &self,
+        key: &KeyPair,
+        hosts: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> TlsOptions {
         let hosts: Vec<_> = hosts.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(hosts).unwrap();
         change(&mut params);
-        Pem {
-            cert: Some(params.signed_by(&key, &self.issuer).unwrap().pem().into()),
-            key: Some(key.serialize_pem().into()),
-            ca: Some(self.ca()),
-            fail_if_no_peer_cert: true,
-            ..Pem::default()
+        let cert = params.signed_by(key, &self.issuer).unwrap();
+        TlsOptions {
+            identities: vec![Identity {
+                cert: Contents::pem(cert.pem()),
+                key: Some(Contents::pem(key.serialize_pem())),
+                password: None,
+            }],
+            roots: self.roots(),
+            ..TlsOptions::default()
         }
     }
 }
