@@ -36,7 +36,7 @@ from_stock_inet_tcp_to_tls_alone(Config) ->
     each(Ours, fun tls_alone/2),
     [tls] = transports(Ours),
     [{error, econnrefused} = gen_tcp:connect({127, 0, 0, 1}, Port, []) || Port <- Ports],
-    [hears_nothing(registered_port(Config, Node)) || Node <- maps:keys(Ours)],
+    [hears_nothing(other_port(Config, Node, Ports)) || Node <- maps:keys(Ours)],
     ok.
 
 stock(Name) ->
@@ -47,6 +47,7 @@ each(Cluster, Step) ->
     lists:foldl(fun(Node, Now) ->
         Next = Step(Node, Now),
         settle(Next, Node),
+        ct:log("~p: ~0p", [Node, Step]),
         Next
     end, Cluster, maps:keys(Cluster)).
 
@@ -132,9 +133,22 @@ unharmed(Node, #{wrong := [], missing := Missing, down := Down}, Touched) ->
     {Node, [], []} = {Node, [Each || {From, _, _} = Each <- Missing, From =/= Touched], Down -- [Touched || _ <- Down]}.
 
 registered_port(Config, Node) ->
-    [Name, _] = string:split(atom_to_list(Node), "@"),
-    #{port := Port} = polydist_ct:epmd_lookup(maps:get(epmd, lab(Config)), Name),
+    #{port := Port} = registered(Config, Node),
     Port.
+
+registered(Config, Node) ->
+    [Name, _] = string:split(atom_to_list(Node), "@"),
+    polydist_ct:epmd_lookup(maps:get(epmd, lab(Config)), Name).
+
+%% What is registered follows the listeners, in its own time.
+other_port(Config, Node, Ports) ->
+    polydist_ct:wait_until(fun() ->
+        case registered(Config, Node) of
+            #{port := Port} -> not lists:member(Port, Ports);
+            not_found -> false
+        end
+    end),
+    registered_port(Config, Node).
 
 %% A stock node of another name begins, in the clear.
 hears_nothing(Port) ->
