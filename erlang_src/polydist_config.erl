@@ -80,6 +80,9 @@ term(Key, Words) ->
     end.
 
 -spec not_a_term(atom(), string(), iodata()) -> no_return().
+not_a_term(tls, _, _) ->
+    %% There may be a password in it.
+    invalid("-polydist tls is not followed by an Erlang term; in a shell it wants quotes: -polydist tls 'Term'", []);
 not_a_term(Key, Source, Why) ->
     invalid("-polydist ~0p ~ts is not an Erlang term (~ts); in a shell it wants quotes: -polydist ~0p 'Term'",
             [Key, Source, Why, Key]).

@@ -11,7 +11,8 @@
 -behaviour(gen_server).
 
 %% for the carriers and the API
--export([listen/3, sockets/1, id/1, add/2, remove/1, config/0, set_policy/1, uds_dirs/0, tls/1, is_mutual/0, verify/3, results/0]).
+-export([listen/3, sockets/1, id/1, add/2, remove/1, config/0, set_policy/1, uds_dirs/0, tls/1, server_name/1,
+         is_mutual/0, verify/3, results/0]).
 
 %% supervisor and gen_server callbacks
 -export([start_link/0, init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
@@ -128,6 +129,14 @@ tls(Role) ->
         error -> {error, {tls, <<"this node does not run the TLS carrier">>}}
     end.
 
+%% @doc What a peer is taken for that is dialled at Host: that, or what the option server_name_indication says.
+-spec server_name(Host :: string()) -> string().
+server_name(Host) ->
+    case polydist_sup:lookup(tls) of
+        {ok, {ok, #{server_name := Name}}} -> Name;
+        _ -> Host
+    end.
+
 %% @doc Whether the TLS options make every peer that connects have a certificate.
 -spec is_mutual() -> boolean().
 is_mutual() ->
@@ -139,13 +148,16 @@ is_mutual() ->
 %% @doc What the library leaves to us of checking the peer's certificate, if anything. Host is whom we dialled. In the process of
 %% the connection, before anything of the distribution's handshake is sent or answered.
 -spec verify(server | client, polydist_native:info(), Host :: string() | undefined) -> ok | {error, {tls, Sentence :: binary()}}.
-verify(Role, #{tls := #{chain := Chain}}, Host) ->
+verify(Role, #{tls := #{chain := Chain}} = Info, Host) ->
     case polydist_sup:lookup(tls) of
-        {ok, {ok, #{deferred := #{Role := Check}}}} -> polydist_tls_verify:verify(Role, Chain, Host, Check);
+        {ok, {ok, #{deferred := #{Role := Check}}}} -> polydist_tls_verify:verify(Role, Chain, taken_for(Role, Host, Info), Check);
         _ -> ok
     end;
 verify(_, _, _) ->
     ok.
+
+taken_for(server, _, #{peer := {Ip, _}}) -> Ip;
+taken_for(_, Host, _) -> Host.
 
 %% @doc What became of each listener, in the order of polydist_carrier:transports/0.
 -spec results() -> [result()].
