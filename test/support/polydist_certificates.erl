@@ -20,7 +20,7 @@
     nodes => [string()],
     valid => now | expired | not_yet,
     %% the extended key usage
-    usage => [server | client]
+    usage => [server | client | signing]
 }.
 
 -define(DAY, 86400).
@@ -42,7 +42,8 @@ issue(#{name := Issuer, key := IssuerKey}, Options) ->
     #{key => Key, cert => certificate(Issuer, IssuerKey, Subject, maps:get(valid, Options, now), Extensions)}.
 
 usage(server) -> {1, 3, 6, 1, 5, 5, 7, 3, 1};
-usage(client) -> {1, 3, 6, 1, 5, 5, 7, 3, 2}.
+usage(client) -> {1, 3, 6, 1, 5, 5, 7, 3, 2};
+usage(signing) -> {1, 3, 6, 1, 5, 5, 7, 3, 3}.
 
 names(Options) ->
     [der(16#82, Host) || Host <- maps:get(hosts, Options, [])] ++
