@@ -17,11 +17,11 @@
 //!            send                                      receive
 //!              |                                          |
 //!     idle?  write at once              plain: read into a Buffer of the VM's
-//!     burst? Outbox: small copied       TLS:   read, rustls opens the records
+//!     burst? Outbox: small copied       TLS:   read, open the records in place
 //!              |     together,                            |
 //!              |     big by reference                   Inbox: cut into frames, a partial one waits
 //!            flush                                        |
-//!     writev, or records by rustls                  Sink::deliver(buffer, range)
+//!     writev, or seal records                  Sink::deliver(buffer, range)
 //! ```
 //!
 //! Frames are `length:32 payload`, a tick is an empty frame (`erl_dist_protocol`, "Protocol between
@@ -29,8 +29,10 @@
 //! loop calls again.
 #![forbid(unsafe_code)]
 
+mod handshake;
 mod inbox;
 mod outbox;
+mod session;
 mod stats;
 mod tls;
 
@@ -46,8 +48,10 @@ use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, ipproto, sendmsg, sockopt};
 use smallvec::SmallVec;
 
+pub use handshake::{Agreed, Handshake, Progress};
 use inbox::Inbox;
 use outbox::Outbox;
+pub use session::{Opened, Session};
 pub use stats::Stats;
 
 /// How many bytes one call reads or writes before it lets others have their turn.
@@ -185,7 +189,7 @@ pub struct Channel<B, P> {
     fd: OwnedFd,
     /// For a socket that sends messages, the most that one may have.
     message: Option<usize>,
-    tls: Option<Box<rustls::Connection>>,
+    tls: Option<Box<Session>>,
     inbox: Inbox<B>,
     outbox: Outbox<P>,
     stats: Arc<Stats>,
@@ -197,17 +201,7 @@ pub struct Channel<B, P> {
 impl<B: Buffer, P: AsRef<[u8]>> Channel<B, P> {
     /// Takes over a connection after its handshake: a non-blocking descriptor, its TLS state, and
     /// `surplus`, the plain bytes that were read past the last handshake frame.
-    pub fn new(
-        fd: OwnedFd,
-        tls: Option<rustls::Connection>,
-        surplus: &[u8],
-        stats: Arc<Stats>,
-    ) -> Self {
-        let tls = tls.map(|mut tls| {
-            // What rustls holds is bounded by what `flush` gives it, not by a limit of its own.
-            tls.set_buffer_limit(None);
-            Box::new(tls)
-        });
+    pub fn new(fd: OwnedFd, tls: Option<Box<Session>>, surplus: &[u8], stats: Arc<Stats>) -> Self {
         let mut inbox = Inbox::default();
         inbox.append(surplus);
         let sctp = sockopt::socket_protocol(&fd) == Ok(Some(ipproto::SCTP));
@@ -236,8 +230,9 @@ impl<B: Buffer, P: AsRef<[u8]>> Channel<B, P> {
     /// Bytes of output that the kernel has not taken yet. While not zero, call [`Channel::flush`]
     /// on writable.
     pub fn pending(&self) -> usize {
-        // Records that rustls holds are counted as one byte: their plaintext has left the outbox.
-        self.outbox.len() + usize::from(self.tls.as_ref().is_some_and(|tls| tls.wants_write()))
+        // Sealed records are counted as one byte: their plaintext has left the outbox.
+        let sealed = self.tls.as_ref().map_or(0, |tls| tls.sealed().len());
+        self.outbox.len() + usize::from(sealed > 0)
     }
 
     /// Sends one message as a frame: at once when the connection has been quiet, else with those
@@ -348,7 +343,7 @@ impl<B: Buffer, P: AsRef<[u8]>> Channel<B, P> {
         self.note_pending();
     }
 
-    /// Delivers what came with the handshake: the surplus, and what rustls had opened already. Call
+    /// Delivers what came with the handshake: the surplus, and what TLS has of it. Call
     /// it once, before the first [`Channel::receive`]: no readiness event announces these bytes.
     pub fn deliver_surplus(&mut self, sink: &mut impl Sink<B>) -> Result<(), Closed> {
         self.inbox.deliver(sink, &self.stats)?;
@@ -368,7 +363,7 @@ impl<B: Buffer, P: AsRef<[u8]>> Channel<B, P> {
             .as_mut()
             .filter(|_| flushed && self.outbox.len() == 0)
         {
-            tls.send_close_notify();
+            let _ = tls.seal_goodbye();
             let _ = tls::write_records(tls, self.fd.as_fd(), &self.stats);
         }
         self.abandon()

@@ -83,6 +83,17 @@ impl<P: AsRef<[u8]>> Outbox<P> {
         }
     }
 
+    /// Queues bytes that are owned, so that nothing has to be copied unless they are few.
+    pub(crate) fn push_owned(&mut self, bytes: P) {
+        let len = bytes.as_ref().len();
+        if len < COPY_BELOW {
+            self.push_bytes(bytes.as_ref());
+        } else {
+            self.chunks.push_back(Chunk::Shared(bytes));
+            self.len += len;
+        }
+    }
+
     /// Queues a copy of `bytes`.
     pub(crate) fn push_bytes(&mut self, bytes: &[u8]) {
         self.len += bytes.len();

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::{Bytes, BytesMut};
-use polydist_channel::{Buffer, Channel, Closed, MAX_FRAME, Segment, Sink, Stats};
+use polydist_channel::{
+    Buffer, Channel, Closed, Handshake, MAX_FRAME, Opened, Progress, Segment, Session, Sink, Stats,
+};
 use proptest::prelude::*;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 
@@ -78,7 +80,7 @@ fn send(channel: &mut TestChannel, message: &[Bytes]) -> Result<(), Closed> {
     channel.send(message.iter().cloned().map(Part), len)
 }
 
-fn channel(stream: UnixStream, tls: Option<rustls::Connection>, surplus: &[u8]) -> TestChannel {
+fn channel(stream: UnixStream, tls: Option<Box<Session>>, surplus: &[u8]) -> TestChannel {
     stream.set_nonblocking(true).unwrap();
     Channel::new(
         OwnedFd::from(stream),
@@ -97,55 +99,57 @@ enum Wire {
 
 /// Two ends of one connection.
 fn pair(wire: Wire) -> (TestChannel, TestChannel) {
-    let (mut left, mut right) = UnixStream::pair().unwrap();
+    let (left, right) = UnixStream::pair().unwrap();
     let version = match wire {
         Wire::Plain => return (channel(left, None, &[]), channel(right, None, &[])),
         Wire::Tls12 => &rustls::version::TLS12,
         Wire::Tls13 => &rustls::version::TLS13,
     };
-    let (client, server) = tls_ends(version);
-    let (mut client, mut server) = (client, server);
-    let handshake = std::thread::spawn(move || {
-        server.complete_io(&mut right).unwrap();
-        while server.is_handshaking() || server.wants_write() {
-            server.complete_io(&mut right).unwrap();
-        }
-        (server, right)
-    });
-    while client.is_handshaking() || client.wants_write() {
-        client.complete_io(&mut left).unwrap();
-    }
-    let (server, right) = handshake.join().unwrap();
+    let (client, server) = sessions(version);
     (
         channel(left, Some(client), &[]),
         channel(right, Some(server), &[]),
     )
 }
 
-fn tls_ends(
-    version: &'static rustls::SupportedProtocolVersion,
-) -> (rustls::Connection, rustls::Connection) {
+/// Two ends of a TLS session.
+fn sessions(version: &'static rustls::SupportedProtocolVersion) -> (Box<Session>, Box<Session>) {
     let rcgen::CertifiedKey { cert, signing_key } =
         rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
     let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
     let mut roots = rustls::RootCertStore::empty();
     roots.add(cert.der().clone()).unwrap();
-    let server = rustls::ServerConfig::builder_with_protocol_versions(&[version])
+    let mut server = rustls::ServerConfig::builder_with_protocol_versions(&[version])
         .with_no_client_auth()
         .with_single_cert(vec![cert.der().clone()], key)
         .unwrap();
-    let client = rustls::ClientConfig::builder_with_protocol_versions(&[version])
+    let mut client = rustls::ClientConfig::builder_with_protocol_versions(&[version])
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let name = ServerName::try_from("localhost").unwrap();
     (
-        rustls::ClientConnection::new(Arc::new(client), name)
-            .unwrap()
-            .into(),
-        rustls::ServerConnection::new(Arc::new(server))
-            .unwrap()
-            .into(),
-    )
+        server.enable_secret_extraction,
+        client.enable_secret_extraction,
+    ) = (true, true);
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut client = Handshake::client(Arc::new(client), name).unwrap();
+    let mut server = Handshake::server(Arc::new(server)).unwrap();
+    let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
+    let (mut done, mut also) = (Progress::Waiting, Progress::Waiting);
+    while (done, also) != (Progress::Done, Progress::Done) {
+        done = client
+            .advance(&std::mem::take(&mut to_client), &mut to_server)
+            .unwrap();
+        also = server
+            .advance(&std::mem::take(&mut to_server), &mut to_client)
+            .unwrap();
+    }
+    let mut client = Box::new(client.finish().unwrap().1);
+    let server = Box::new(server.finish().unwrap().1);
+    let tickets = client
+        .open::<rustls::Error>(&to_client, |_| Ok(()))
+        .unwrap();
+    assert_eq!(tickets, Opened::More);
+    (client, server)
 }
 
 /// Moves bytes until nothing waits on the sender's side and the receiver has `count` frames.

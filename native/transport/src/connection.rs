@@ -10,10 +10,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use polydist_channel::Stats;
+use polydist_channel::{Session, Stats};
 use polydist_proto::frame::Prefix;
 use rustls::pki_types::CertificateDer;
-use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::tls_errors::explain;
@@ -79,6 +78,8 @@ pub struct TlsInfo {
     pub ktls: bool,
     /// Our certificate, if the peer was shown one.
     pub own: Option<Certificate>,
+    /// Whether the peer's certificate was taken on trust, for others to verify.
+    pub deferred: bool,
     /// What the peer sent, its own certificate first.
     pub chain: Vec<CertificateDer<'static>>,
 }
@@ -109,9 +110,9 @@ pub struct Accepted {
 pub struct Established {
     /// The socket: non-blocking, close-on-exec, known to no poller.
     pub fd: OwnedFd,
-    /// The TLS state. It may hold plaintext, and ciphertext not yet opened, that came after the
-    /// last handshake frame; look there before waiting for the socket.
-    pub tls: Option<rustls::Connection>,
+    /// The TLS session. It may hold records, not yet opened, that came after the last handshake
+    /// frame; look there before waiting for the socket.
+    pub tls: Option<Box<Session>>,
     /// Plaintext that came after the last handshake frame; it precedes what `tls` holds.
     pub surplus: Vec<u8>,
     /// How the transport frames handshake messages.
@@ -318,7 +319,7 @@ impl Task {
         while let Some(command) = self.next().await {
             match command {
                 Command::Send(_) if broken.is_some() => {}
-                Command::Send(frame) => match write(&mut wire, &frame).await {
+                Command::Send(frame) => match wire.write_all(&frame).await {
                     Ok(()) => self
                         .shared
                         .stats
@@ -342,12 +343,8 @@ impl Task {
                         let _ = answer.send(Err(error.clone()));
                         return Err(error);
                     }
-                    if let Err(error) = wire.flush().await {
-                        let error = failed(&wire, &peer, &error);
-                        let _ = answer.send(Err(error.clone()));
-                        return Err(error);
-                    }
-                    let (socket, tls) = wire.into_parts();
+                    let (socket, tls, plaintext) = wire.into_parts();
+                    buffer.extend_from_slice(&plaintext);
                     let _ = answer.send(Ok(Established {
                         fd: socket.into(),
                         tls,
@@ -399,15 +396,10 @@ impl Task {
     }
 }
 
-async fn write(wire: &mut Wire, frame: &[u8]) -> io::Result<()> {
-    wire.write_all(frame).await?;
-    wire.flush().await
-}
-
 fn failed(wire: &Wire, peer: &Address, error: &io::Error) -> Error {
     let what = format!("the handshake with {peer} ended");
     match polydist_channel::is_gone(error) || error.kind() == io::ErrorKind::UnexpectedEof {
         true => Error::closed(what),
-        false => explain(error, wire.own()).during(what),
+        false => explain(error, wire.tls().and_then(|tls| tls.own.as_ref())).during(what),
     }
 }

@@ -10,11 +10,9 @@ use rustix::io::Errno;
 use socket2::{SockAddr, Socket};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::connection::{Info, TlsInfo};
-use crate::tls_config::cipher_name;
+use crate::connection::Info;
 use crate::{
-    Address, Certificate, Connection, Error, Kind, Pending, Side, SocketOpts, Stream, TlsConfig,
-    Transport, Wire,
+    Address, Connection, Error, Kind, Pending, Side, SocketOpts, Stream, TlsConfig, Transport, Wire,
 };
 
 /// How to dial.
@@ -126,27 +124,8 @@ pub(crate) fn info(
         peer,
         local: local.map_or_else(|_| Address::Local(Vec::new()), |a| Address::from_kernel(&a)),
         addresses: transport.addresses(wire.socket()),
-        tls: match wire {
-            Wire::Plain(_) => None,
-            Wire::Tls(tls, _) => tls_info(tls.get_ref().1, wire.own()),
-        },
+        tls: wire.tls().cloned(),
         credentials: transport.credentials(wire.socket()),
         took: start.elapsed(),
     }
-}
-
-fn tls_info(tls: &rustls::CommonState, own: Option<&Certificate>) -> Option<TlsInfo> {
-    let version = match tls.protocol_version()? {
-        rustls::ProtocolVersion::TLSv1_2 => "tlsv1.2",
-        _ => "tlsv1.3",
-    };
-    let chain = tls.peer_certificates().unwrap_or_default();
-    Some(TlsInfo {
-        version,
-        cipher: cipher_name(tls.negotiated_cipher_suite()?.suite()),
-        resumed: false,
-        ktls: false,
-        own: own.cloned(),
-        chain: chain.iter().map(|cert| cert.clone().into_owned()).collect(),
-    })
 }

@@ -6,15 +6,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
-use polydist_channel::Stats;
+use polydist_channel::{Opened, Session, Stats};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
 use socket2::Socket;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
-use tokio_rustls::TlsStream;
+use tokio::io::{AsyncWrite, AsyncWriteExt, Interest};
 
-use crate::Certificate;
+use crate::TlsInfo;
 
 /// A connected stream socket of any family. It closes when dropped.
 #[derive(Debug)]
@@ -80,15 +79,15 @@ impl Stream {
 
     /// Reads what there is, and waits for something. No bytes are the end.
     ///
-    /// A read that waits by way of [`AsyncRead`] does not learn that SCTP's peer broke off: such a
-    /// socket is not readable then. And its error can be had once only, by a write perhaps.
-    async fn read_some(&self, buffer: &mut BytesMut) -> io::Result<usize> {
-        let mut bytes = [0; 1024];
+    /// SCTP's socket is not readable when its peer has broken off. And its error can be had once
+    /// only, by a write perhaps.
+    pub(crate) async fn read_some(&self, buffer: &mut BytesMut) -> io::Result<usize> {
         loop {
             let ready = match self.ended {
                 true => None,
                 false => Some(self.fd.ready(Interest::READABLE | Interest::ERROR).await?),
             };
+            let mut bytes = [0; 4096];
             match (recv(&self.fd, &mut bytes, RecvFlags::DONTWAIT), ready) {
                 (Err(Errno::INTR), _) => {}
                 (Err(Errno::AGAIN), Some(mut ready)) if !ready.ready().is_error() => {
@@ -108,28 +107,6 @@ impl Stream {
     /// Takes the socket from tokio's poller. It stays non-blocking.
     pub(crate) fn into_socket(self) -> Socket {
         self.fd.into_inner()
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        loop {
-            let mut ready = ready!(self.fd.poll_read_ready(cx))?;
-            let unfilled = buf.initialize_unfilled();
-            // Never blocks, whatever the socket is set to: see polydist-channel's write.
-            let read = |fd: &AsyncFd<Socket>| {
-                let (count, _) = recv(fd, &mut *unfilled, RecvFlags::DONTWAIT)?;
-                Ok(count)
-            };
-            if let Ok(result) = ready.try_io(read) {
-                self.stats.read(*result.as_ref().unwrap_or(&0));
-                return Poll::Ready(result.map(|len| buf.advance(len)));
-            }
-        }
     }
 }
 
@@ -192,23 +169,33 @@ pub(crate) fn poll(socket: Socket) -> io::Result<AsyncFd<Socket>> {
 pub enum Wire {
     /// Nothing between us and the socket.
     Plain(Stream),
-    /// TLS, its handshake finished, and the certificate of ours that the peer was shown.
-    Tls(Box<TlsStream<Stream>>, Option<Box<Certificate>>),
+    /// TLS, its handshake finished.
+    Tls(Box<Secured>),
+}
+
+/// A stream and the TLS session over it.
+#[derive(Debug)]
+pub struct Secured {
+    pub(crate) stream: Stream,
+    pub(crate) session: Box<Session>,
+    /// What came with the last message of the handshake.
+    pub(crate) plaintext: Vec<u8>,
+    pub(crate) info: TlsInfo,
 }
 
 impl Wire {
     pub(crate) fn socket(&self) -> &Socket {
         match self {
             Self::Plain(stream) => stream.socket(),
-            Self::Tls(tls, _) => tls.get_ref().0.socket(),
+            Self::Tls(secured) => secured.stream.socket(),
         }
     }
 
-    /// The certificate of ours that the peer was shown.
-    pub(crate) fn own(&self) -> Option<&Certificate> {
+    /// What TLS agreed on.
+    pub(crate) fn tls(&self) -> Option<&TlsInfo> {
         match self {
             Self::Plain(_) => None,
-            Self::Tls(_, own) => own.as_deref(),
+            Self::Tls(secured) => Some(&secured.info),
         }
     }
 
@@ -216,56 +203,80 @@ impl Wire {
     pub(crate) async fn read_some(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
         match self {
             Self::Plain(stream) => stream.read_some(buffer).await,
-            Self::Tls(tls, _) => {
-                buffer.reserve(1024);
-                tls.read_buf(buffer).await
+            Self::Tls(secured) => secured.read_some(buffer).await,
+        }
+    }
+
+    pub(crate) async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.write_all(bytes).await,
+            Self::Tls(secured) => {
+                secured.session.seal(&[bytes]).map_err(as_io)?;
+                secured.write_records().await
             }
         }
     }
 
-    pub(crate) fn into_parts(self) -> (Socket, Option<rustls::Connection>) {
+    /// Says goodbye.
+    pub(crate) async fn shutdown(&mut self) -> io::Result<()> {
         match self {
-            Self::Plain(stream) => (stream.into_socket(), None),
-            Self::Tls(tls, _) => {
-                let (stream, tls) = match *tls {
-                    TlsStream::Client(tls) => {
-                        let (stream, tls) = tls.into_inner();
-                        (stream, tls.into())
-                    }
-                    TlsStream::Server(tls) => {
-                        let (stream, tls) = tls.into_inner();
-                        (stream, tls.into())
-                    }
-                };
-                (stream.into_socket(), Some(tls))
+            Self::Plain(stream) => stream.shutdown().await,
+            Self::Tls(secured) => {
+                secured.session.seal_goodbye().map_err(as_io)?;
+                secured.write_records().await?;
+                secured.stream.shutdown().await
+            }
+        }
+    }
+
+    /// The socket, the session, and the plaintext that has been received and not read.
+    pub(crate) fn into_parts(self) -> (Socket, Option<Box<Session>>, Vec<u8>) {
+        match self {
+            Self::Plain(stream) => (stream.into_socket(), None, Vec::new()),
+            Self::Tls(secured) => {
+                let Secured {
+                    stream,
+                    session,
+                    plaintext,
+                    ..
+                } = *secured;
+                (stream.into_socket(), Some(session), plaintext)
             }
         }
     }
 }
 
-impl AsyncWrite for Wire {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Tls(tls, _) => Pin::new(tls).poll_write(cx, bytes),
+impl Secured {
+    async fn read_some(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
+        let before = buffer.len();
+        buffer.extend_from_slice(&std::mem::take(&mut self.plaintext));
+        let mut received = BytesMut::new();
+        while buffer.len() == before {
+            received.clear();
+            if self.stream.read_some(&mut received).await? == 0 {
+                return Ok(0);
+            }
+            let opened = self.session.open::<rustls::Error>(&received, |plaintext| {
+                buffer.extend_from_slice(plaintext);
+                Ok(())
+            });
+            // The answer to a key update; or the alert that says why this is the end.
+            let written = self.write_records().await;
+            match opened.map_err(as_io)? {
+                Opened::End => break,
+                Opened::More => written?,
+            }
         }
+        Ok(buffer.len() - before)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(tls, _) => Pin::new(tls).poll_flush(cx),
-        }
+    async fn write_records(&mut self) -> io::Result<()> {
+        let records = self.session.take_sealed();
+        self.stream.write_all(&records).await
     }
+}
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(tls, _) => Pin::new(tls).poll_shutdown(cx),
-        }
-    }
+/// An error of TLS among those of the socket.
+pub(crate) fn as_io(error: rustls::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }

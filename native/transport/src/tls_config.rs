@@ -3,17 +3,19 @@
 //! In sentences, options are called what users call them in `-ssl_dist_optfile`: certfile, keyfile,
 //! cacertfile.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs::{self, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
-use rustls::server::NoServerSessionStorage;
+use rustls::server::ServerSessionMemoryCache;
 use rustls::{
     CipherSuite, ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite,
     SupportedProtocolVersion,
 };
 use webpki::{CertRevocationList, OwnedCertRevocationList};
+use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 use crate::identity::Chooser;
 use crate::tls_contents::{ROOTS, bad, certificates, revocation_lists};
@@ -119,6 +121,8 @@ pub struct Configured<C> {
     pub own: Arc<[Certificate]>,
     /// Whether the kernel may do the encryption.
     pub ktls: bool,
+    /// Whether whose certificate it is, and by whom, is for others to verify.
+    pub deferred: bool,
 }
 
 impl<C> Clone for Configured<C> {
@@ -127,13 +131,17 @@ impl<C> Clone for Configured<C> {
             config: self.config.clone(),
             own: self.own.clone(),
             ktls: self.ktls,
+            deferred: self.deferred,
         }
     }
 }
 
+/// How many sessions are remembered. Those of one configuration are forgotten with it.
+const SESSIONS: usize = 256;
+
 impl TlsConfig {
-    /// A configuration for listeners. Sessions are never resumed: nodes stay connected, and without
-    /// tickets nothing but the nodes' own data follows the handshake.
+    /// A configuration for listeners. It remembers the sessions of those who were connected, who need
+    /// no certificates when they come again.
     pub fn server(options: &TlsOptions) -> Result<Self, Error> {
         let provider = provider(options)?;
         let builder = ServerConfig::builder_with_provider(provider.clone())
@@ -150,23 +158,25 @@ impl TlsConfig {
                 "a TLS server needs a certificate; set certfile and keyfile",
             ));
         }
-        let chooser = Chooser::new(&options.identities, &provider)?;
+        let chooser = Chooser::new(&options.identities)?;
         let own = chooser.facts();
         let mut config = builder.with_cert_resolver(Arc::new(chooser));
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
+        config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
+        config.send_tls13_tickets = 1;
+        config.enable_secret_extraction = true;
         config.enable_secret_extraction = true;
         Ok(Self::Server(Configured {
             config: Arc::new(config),
             own,
             ktls: options.ktls,
+            deferred: options.verify == Verify::Deferred,
         }))
     }
 
     /// A configuration for dialling.
     pub fn client(options: &TlsOptions) -> Result<Self, Error> {
         let provider = provider(options)?;
-        let chooser = Chooser::new(&options.identities, &provider)?;
+        let chooser = Chooser::new(&options.identities)?;
         let own = chooser.facts();
         let mut config = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&versions(options))
@@ -174,13 +184,15 @@ impl TlsConfig {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier(options, &provider)?))
             .with_client_cert_resolver(Arc::new(chooser));
-        config.resumption = Resumption::disabled();
+        config.resumption = Resumption::in_memory_sessions(SESSIONS);
+        config.enable_secret_extraction = true;
         config.enable_sni = options.sni;
         config.enable_secret_extraction = true;
         Ok(Self::Client(Configured {
             config: Arc::new(config),
             own,
             ktls: options.ktls,
+            deferred: options.verify == Verify::Deferred,
         }))
     }
 
@@ -321,7 +333,7 @@ fn roots(options: &TlsOptions) -> Result<RootCertStore, Error> {
 }
 
 fn revocation(options: &RevocationOptions) -> Result<Revocation, Error> {
-    let mut lists = Vec::new();
+    let mut dated = Vec::new();
     for (number, file) in options.files.iter().enumerate() {
         let read = |file| {
             let ders = revocation_lists(file)?;
@@ -330,8 +342,11 @@ fn revocation(options: &RevocationOptions) -> Result<Revocation, Error> {
                 .collect::<Result<Vec<_>, _>>()
         };
         let which = || format!("revocation list (CRL) file {}", number + 1);
-        lists.extend(read(file).map_err(|error| error.during(which()))?);
+        dated.extend(read(file).map_err(|error| error.during(which()))?);
     }
+    // The first of an issuer counts.
+    dated.sort_by_key(|(date, _)| Reverse(*date));
+    let lists: Vec<_> = dated.into_iter().map(|(_, list)| list).collect();
     if lists.is_empty() && !options.allow_unknown {
         return Err(bad(
             "crl_check wants revocation lists (CRLs), and there are none, so every certificate would be refused; \
@@ -345,9 +360,12 @@ fn revocation(options: &RevocationOptions) -> Result<Revocation, Error> {
     })
 }
 
-fn list(der: &[u8]) -> Result<CertRevocationList<'static>, Error> {
+/// A list with the time it was made at.
+fn list(der: &[u8]) -> Result<(i64, CertRevocationList<'static>), Error> {
+    let (_, facts) = CertificateRevocationList::from_der(der)
+        .map_err(|error| bad(format!("it is malformed: {error}")))?;
     match OwnedCertRevocationList::from_der(der) {
-        Ok(list) => Ok(list.into()),
+        Ok(list) => Ok((facts.last_update().timestamp(), list.into())),
         Err(webpki::Error::UnsupportedCrlVersion) => Err(bad(
             "it is of version 1; make one of version 2, for which openssl wants crlnumber set",
         )),

@@ -4,16 +4,24 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use polydist_channel::{Opened, Session};
 use polydist_transport::{
     Accepted, Address, Connection, Contents, DialOptions, Error, Established, Identity, Incoming,
     Info, ListenOptions, Listener, Pending, TlsConfig, TlsOptions, Transport, dial, transport,
 };
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationList,
+    CertificateRevocationListParams, DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod, KeyPair,
+    RevokedCertParams,
+};
 use socket2::Socket;
 use tempfile::TempDir;
+use time::OffsetDateTime;
 
 /// How long anything that must happen may take.
 pub const SOON: Duration = Duration::from_secs(10);
@@ -133,19 +141,71 @@ pub async fn until(mut holds: impl FnMut() -> bool) {
 /// A certificate authority.
 pub struct Authority {
     cert: String,
-    issuer: Issuer<'static, KeyPair>,
+    /// Those between it and the one to trust, itself first.
+    chain: String,
+    pub issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
     pub fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        let name = format!("authority {:?}", key.public_key_raw());
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Self::named(&format!("authority {number}"))
+    }
+
+    pub fn named(name: &str) -> Self {
+        let (params, key) = Self::params(name);
         let cert = params.self_signed(&key).unwrap().pem();
         let issuer = Issuer::new(params, key);
-        Self { cert, issuer }
+        Self {
+            cert,
+            chain: String::new(),
+            issuer,
+        }
+    }
+
+    fn params(name: &str) -> (CertificateParams, KeyPair) {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        (params, KeyPair::generate().unwrap())
+    }
+
+    /// An authority that this one vouches for; who trusts this one trusts that one.
+    pub fn below(&self, name: &str, serial: u64) -> Self {
+        self.below_with(name, |params| params.serial_number = Some(serial.into()))
+    }
+
+    pub fn below_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let (mut params, key) = Self::params(name);
+        change(&mut params);
+        let cert = params.signed_by(&key, &self.issuer).unwrap().pem();
+        Self {
+            cert: self.cert.clone(),
+            chain: cert + &self.chain,
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    /// The list of those it has revoked, valid for these days from now.
+    pub fn revoked(&self, serials: &[u64], days: Range<i64>) -> CertificateRevocationList {
+        let day = |days| OffsetDateTime::now_utc() + time::Duration::days(days);
+        let revoked = serials.iter().map(|serial| RevokedCertParams {
+            serial_number: (*serial).into(),
+            revocation_time: day(days.start),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: day(days.start),
+            next_update: day(days.end),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap()
     }
 
     /// What trusts it.
@@ -179,7 +239,7 @@ impl Authority {
         let cert = params.signed_by(key, &self.issuer).unwrap();
         TlsOptions {
             identities: vec![Identity {
-                cert: Contents::pem(cert.pem()),
+                cert: Contents::pem(cert.pem() + &self.chain),
                 key: Some(Contents::pem(key.serialize_pem())),
                 password: None,
             }],
@@ -192,7 +252,7 @@ impl Authority {
 /// A connection after the hand-over, without tokio: a peer that can say anything.
 pub struct Raw {
     socket: Socket,
-    tls: Option<rustls::Connection>,
+    tls: Option<Box<Session>>,
     surplus: Vec<u8>,
 }
 
@@ -244,23 +304,36 @@ impl Raw {
 
 impl Read for Raw {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if !self.surplus.is_empty() {
-            let len = self.surplus.len().min(buffer.len());
-            buffer[..len].copy_from_slice(&self.surplus[..len]);
-            self.surplus.drain(..len);
-            return Ok(len);
-        }
-        let Some(tls) = &mut self.tls else {
-            return self.socket.read(buffer);
-        };
-        loop {
-            tls.process_new_packets().map_err(io::Error::other)?;
-            match tls.reader().read(buffer) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                result => return result,
+        let Self {
+            socket,
+            tls,
+            surplus,
+        } = self;
+        let mut received = Vec::new();
+        while let Some(session) = tls.as_mut().filter(|_| surplus.is_empty()) {
+            let opened = session.open::<rustls::Error>(&received, |plaintext| {
+                surplus.extend_from_slice(plaintext);
+                Ok(())
+            });
+            if opened.map_err(io::Error::other)? == Opened::End {
+                break;
             }
-            tls.read_tls(&mut self.socket)?;
+            if surplus.is_empty() {
+                received.resize(4096, 0);
+                let len = socket.read(&mut received)?;
+                received.truncate(len);
+                if len == 0 {
+                    return Ok(0);
+                }
+            }
         }
+        if tls.is_none() && surplus.is_empty() {
+            return socket.read(buffer);
+        }
+        let len = surplus.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&surplus[..len]);
+        surplus.drain(..len);
+        Ok(len)
     }
 }
 
@@ -268,18 +341,15 @@ impl Write for Raw {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.tls {
             None => self.socket.write(bytes),
-            Some(tls) => {
-                let len = tls.writer().write(bytes)?;
-                self.flush()?;
-                Ok(len)
+            Some(session) => {
+                session.seal(&[bytes]).map_err(io::Error::other)?;
+                self.socket.write_all(&session.take_sealed())?;
+                Ok(bytes.len())
             }
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        while let Some(tls) = self.tls.as_mut().filter(|tls| tls.wants_write()) {
-            tls.write_tls(&mut self.socket)?;
-        }
         Ok(())
     }
 }
