@@ -135,15 +135,8 @@ async fn secure(stream: Stream, peer: &str, side: Side) -> Result<Wire, String> 
 }
 
 fn agreed(wire: &Wire) -> String {
-    let Wire::Tls(tls, ..) = wire else {
-        return "it comes up".into();
-    };
-    let state = tls.get_ref().1;
-    let version = state
-        .protocol_version()
-        .map(|version| format!("{version:?}"));
-    let cipher = state.negotiated_cipher_suite();
-    let cipher = cipher.map(|suite| format!("{:?}", suite.suite()).replace("TLS13_", "TLS_"));
-    let how: Vec<_> = version.into_iter().chain(cipher).collect();
-    format!("it comes up, with {}", how.join(", "))
+    match wire.tls() {
+        Some(tls) => format!("it comes up, with {}, {}", tls.version, tls.cipher),
+        None => "it comes up".into(),
+    }
 }

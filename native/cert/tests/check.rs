@@ -93,7 +93,7 @@ fn nodes_of_one_authority_accept_each_other() {
     says(
         &found,
         &[
-            "ok       a@h dials b@i: it comes up, with TLSv1_3, TLS_",
+            "ok       a@h dials b@i: it comes up, with tlsv1.3, TLS_",
             "ok       b@i dials a@h: it comes up",
             "a/cert.pem: it is for a@h\n",
             "b/cert.pem: it is for b@i\n",
@@ -382,7 +382,7 @@ fn revoked_certificates_versions_and_server_names_count() {
     let old = lab.options(&lab.files("a"), &only("tlsv1.2"), &only("tlsv1.2"));
     says(
         &check(OK, &[&old]),
-        &["it comes up, with TLSv1_2, TLS_ECDHE_ECDSA_"],
+        &["it comes up, with tlsv1.2, TLS_ECDHE_ECDSA_"],
     );
     let named = lab.options(&lab.files("a"), "", ", {server_name_indication, \"h\"}");
     says(

@@ -192,7 +192,7 @@ impl Wire {
     }
 
     /// What TLS agreed on.
-    pub(crate) fn tls(&self) -> Option<&TlsInfo> {
+    pub fn tls(&self) -> Option<&TlsInfo> {
         match self {
             Self::Plain(_) => None,
             Self::Tls(secured) => Some(&secured.info),
