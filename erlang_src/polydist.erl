@@ -5,12 +5,13 @@
 %%%   policy/0, set_policy/1, check_policy/1           which transport goes where: polydist_rule has the rules
 %%%   candidates/1, explain/1, explain_text/1          what would be done to reach a node, what was done last, and why
 %%%   connect/2, reconnect/2                           a deliberate choice
+%%%   reload_tls/0                                     other certificates, with no connection lost
 %%%
 %%% Any process may call these, from a shell as well. Errors are `{error, {Kind, Sentence}}': match on Kind, read Sentence.
 -module(polydist).
 
 -export([listeners/0, add_listener/1, remove_listener/1, connections/0, policy/0, set_policy/1, check_policy/1, candidates/1,
-         explain/1, explain_text/1, connect/2, reconnect/2]).
+         explain/1, explain_text/1, connect/2, reconnect/2, reload_tls/0]).
 
 -export_type([listener/0, connection/0, explanation/0, past/0, error/0]).
 
@@ -40,7 +41,7 @@
                         listener => polydist_listeners:id(),
                         peer := polydist_native:address(), local := polydist_native:address(),
                         addresses => #{local := [polydist_native:address()], peer := [polydist_native:address()]},
-                        tls := #{version := atom(), cipher := binary()} | undefined, since := integer(),
+                        tls := polydist_native:tls_facts() | undefined, since := integer(),
                         handshake_time := non_neg_integer(), rule := binary(), ticktime := pos_integer() | kernel,
                         last_error := binary() | undefined,
                         bytes_in := non_neg_integer(), bytes_out := non_neg_integer(),
@@ -205,3 +206,10 @@ connect(Node, Options) ->
 -spec reconnect(node(), polydist_choice:options()) -> {ok, polydist_choice:moved()} | error().
 reconnect(Node, Options) ->
     polydist_choice:reconnect(Node, Options).
+
+%% @doc Reads the TLS options and all of their files again. Handshakes from now on are with what they say, connections that are up
+%% stay as they are. With a mistake anywhere nothing changes. It happens by itself when files change, unless the key `tls_watch' is
+%% false.
+-spec reload_tls() -> ok | error().
+reload_tls() ->
+    polydist_tls:reload().

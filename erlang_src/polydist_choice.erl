@@ -63,18 +63,26 @@ move(Node, Transports, From, Tries) ->
             Sentence = polydist_log:text("~ts connects to this node by a policy of its own, and its connection comes first each "
                                          "time: call reconnect there, or change the policy there", [Node]),
             {error, {other_transport, Sentence}};
-        {lost, Error} -> again(Node, Error);
+        {lost, Connect, Error} -> again(Node, Connect, Error);
         Result -> Result
     end.
 
 swap(Node, Transports, From) ->
+    Connect = connect_as(Node),
     Start = erlang:monotonic_time(),
     _ = erlang:disconnect_node(Node),
-    case made(Node, Transports, net_kernel:connect_node(Node)) of
+    case made(Node, Transports, Connect(Node)) of
         {ok, #{info := #{transport := To}}} ->
             {ok, #{gap => erlang:convert_time_unit(erlang:monotonic_time() - Start, native, microsecond), from => From, to => To}};
         {error, {other_transport, _}} = Error -> Error;
-        {error, Error} -> {lost, Error}
+        {error, Error} -> {lost, Connect, Error}
+    end.
+
+%% What is hidden stays so.
+connect_as(Node) ->
+    case lists:member(Node, nodes(hidden)) of
+        true -> fun net_kernel:hidden_connect_node/1;
+        false -> fun net_kernel:connect_node/1
     end.
 
 transports(Options) when is_map(Options) ->
@@ -190,8 +198,8 @@ reason(Node, false) ->
     end.
 
 %% Nobody asked for the connection to be lost.
-again(Node, {Kind, Sentence}) ->
-    Now = case net_kernel:connect_node(Node) of
+again(Node, Connect, {Kind, Sentence}) ->
+    Now = case Connect(Node) of
               true ->
                   case polydist_connections:find(Node) of
                       {ok, #{info := #{transport := Transport}}} -> polydist_log:text("it is connected again over ~p", [Transport]);

@@ -9,6 +9,7 @@
 %%%   uds_dirs   [Path]: directories whose sockets are dialled, besides those where we would put ours
 %%%   legacy     tcp | tls | tcp6: whose port is registered as the one that stock nodes dial
 %%%   tls        the terms of an -ssl_dist_optfile                      see polydist_tls_config
+%%%   tls_watch  Seconds | false: how often to look whether the files of the TLS options have changed; 5
 %%%   log_level  error | warning | info | debug: of the native library
 %%%
 %%% The kernel's inet_dist_* parameters, dist_nodelay and net_setuptime keep their meaning; they are read when used, since
@@ -16,7 +17,7 @@
 -module(polydist_config).
 
 %% Our own keys
--export([read/0, parse/2, carriers/0]).
+-export([read/0, parse/2, tls/0, carriers/0]).
 
 %% The kernel's parameters
 -export([port_range/0, interface/0, socket_options/1, pick_socket_options/1, sctp_options/0, setup_time/0]).
@@ -28,36 +29,50 @@
                     registries := [polydist_registry:registry()],
                     uds_dirs := [binary()],
                     legacy := tcp | tls | tcp6 | undefined,
-                    tls := term() | undefined,
+                    tls_watch := Milliseconds :: pos_integer() | false,
                     log_level := error | warning | info | debug}.
 
--define(KEYS, [policy, listen, registries, uds_dirs, legacy, tls, log_level]).
+-define(KEYS, [policy, listen, registries, uds_dirs, legacy, tls, tls_watch, log_level]).
+
+-define(WATCH, 5).
+-define(SHORTEST_WATCH, 0.05).
+-define(LONGEST_WATCH, 86400).
 
 %% @doc The configuration of this node. Works as soon as the code server runs.
 -spec read() -> {ok, config()} | {error, Sentence :: binary()}.
 read() ->
     %% sys.config's values are there only once the application is loaded; nobody does that before the distribution starts.
     _ = application:load(polydist),
-    Flags = case init:get_argument(polydist) of
-                {ok, Words} -> Words;
-                error -> []
-            end,
-    parse(Flags, application:get_all_env(polydist)).
+    parse(flags(), application:get_all_env(polydist)).
+
+flags() ->
+    case init:get_argument(polydist) of
+        {ok, Words} -> Words;
+        error -> []
+    end.
+
+%% @doc The key `tls' as it is now. It may hold keys and passwords, so it is no part of what read/0 returns, which is kept.
+-spec tls() -> term() | undefined.
+tls() ->
+    maps:get(tls, given(flags(), application:get_all_env(polydist)), undefined).
 
 %% @doc Pure: the words after each `-polydist', and the environment, to a configuration.
 -spec parse(Flags :: [[string()]], Environment :: [{atom(), term()}]) -> {ok, config()} | {error, Sentence :: binary()}.
 parse(Flags, Environment) ->
     try
-        Given = maps:merge(maps:from_list(lists:keydelete(included_applications, 1, Environment)),
-                           maps:from_list([flag(Words) || Words <- Flags])),
+        Given = given(Flags, Environment),
         Config = maps:fold(fun(Key, Value, Config) -> Config#{Key := value(Key, Value)} end,
                            #{registries => value(registries, [epmd]), listen => #{}, uds_dirs => [], legacy => undefined,
-                             tls => undefined, log_level => warning},
-                           maps:remove(policy, Given)),
+                             tls_watch => value(tls_watch, ?WATCH), log_level => warning},
+                           maps:without([policy, tls], Given)), % polydist_tls_config checks tls: a mistake there stops TLS only
         {ok, Config#{policy => policy(maps:get(policy, Given, []), Config)}}
     catch
         throw:{invalid, Sentence} -> {error, Sentence}
     end.
+
+given(Flags, Environment) ->
+    maps:merge(maps:from_list(lists:keydelete(included_applications, 1, Environment)),
+               maps:from_list([flag(Words) || Words <- Flags])).
 
 flag([Key | Words]) ->
     case [K || K <- ?KEYS, atom_to_list(K) =:= Key] of
@@ -80,6 +95,9 @@ term(Key, Words) ->
     end.
 
 -spec not_a_term(atom(), string(), iodata()) -> no_return().
+not_a_term(tls, _, _) ->
+    %% There may be a password in it.
+    invalid("-polydist tls is not followed by an Erlang term; in a shell it wants quotes: -polydist tls 'Term'", []);
 not_a_term(Key, Source, Why) ->
     invalid("-polydist ~0p ~ts is not an Erlang term (~ts); in a shell it wants quotes: -polydist ~0p 'Term'",
             [Key, Source, Why, Key]).
@@ -101,7 +119,11 @@ value(uds_dirs, Value) when is_list(Value) -> [directory(Value, Each) || Each <-
 value(uds_dirs, Value) -> no_directories(Value);
 value(legacy, Value) when Value =:= tcp; Value =:= tls; Value =:= tcp6 -> Value;
 value(legacy, Value) -> invalid("legacy is ~0p, but must be tcp, tls or tcp6: whose port stock nodes are told", [Value]);
-value(tls, Value) -> Value; % polydist_tls_config checks it: a mistake there stops TLS only
+value(tls_watch, false) -> false;
+value(tls_watch, Seconds) when is_number(Seconds), Seconds >= ?SHORTEST_WATCH, Seconds =< ?LONGEST_WATCH -> round(Seconds * 1000);
+value(tls_watch, Value) ->
+    invalid("tls_watch is ~0p, but must be how many seconds lie between two looks at the files of the TLS options, from ~0p to a "
+            "day, or false", [Value, ?SHORTEST_WATCH]);
 value(log_level, Value) when Value =:= error; Value =:= warning; Value =:= info; Value =:= debug -> Value;
 value(log_level, Value) -> invalid("log_level is ~0p, but must be error, warning, info or debug", [Value]);
 value(Key, _) -> unknown(Key).

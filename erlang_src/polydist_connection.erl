@@ -268,7 +268,7 @@ established({Conn, _} = Socket, Node, #{info := Info, direction := Direction, st
 
 %% What connections/0 tells of it. Only an end of SCTP may have several addresses.
 shown(#{addresses := undefined} = Info) -> shown(maps:remove(addresses, Info));
-shown(#{tls := #{chain := _} = Tls} = Info) -> shown(Info#{tls := maps:remove(chain, Tls)});
+shown(#{tls := #{chain := _} = Tls} = Info) -> shown(Info#{tls := maps:without([chain, deferred], Tls)});
 shown(Info) -> maps:with([transport, listener, peer, local, addresses, tls], Info).
 
 %% What the policy says of the peer. Who accepts learns only now who it is.

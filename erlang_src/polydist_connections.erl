@@ -15,7 +15,7 @@
                              peer := polydist_native:address(),
                              local := polydist_native:address(),
                              addresses => #{local := [polydist_native:address()], peer := [polydist_native:address()]},
-                             tls := #{version := atom(), cipher := binary()} | undefined},
+                             tls := polydist_native:tls_facts() | undefined},
                    settings := polydist_rule:settings(), missed := counters:counters_ref(), conn := polydist_native:conn()}.
 
 -spec start_link() -> gen_server:start_ret().
@@ -60,6 +60,7 @@ handle_call(_, _From, State) ->
 -spec handle_cast({enter, pid()}, State) -> {noreply, State}.
 handle_cast({enter, Pid}, State) ->
     _ = monitor(process, Pid),
+    ok = polydist_age:entered(Pid),
     {noreply, State}.
 
 -spec handle_info(term(), State) -> {noreply, State}.

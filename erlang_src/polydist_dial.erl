@@ -75,7 +75,8 @@ options(#{transport := Transport, address := Address, settings := #{socket := Of
     case Transport of
         tls ->
             case polydist_listeners:tls(client) of
-                {ok, Tls} -> Options#{tls => Tls, server_name => unicode:characters_to_binary(Host)};
+                {ok, Tls} ->
+                    Options#{tls => Tls, server_name => unicode:characters_to_binary(polydist_listeners:server_name(Host))};
                 Error -> Error
             end;
         sctp -> Options#{local => polydist_sockets:local_ips(polydist_listeners:results(), Address)};

@@ -11,7 +11,8 @@
 -behaviour(gen_server).
 
 %% for the carriers and the API
--export([listen/3, sockets/1, id/1, add/2, remove/1, config/0, set_policy/1, uds_dirs/0, tls/1, is_mutual/0, verify/3, results/0]).
+-export([listen/3, sockets/1, id/1, add/2, remove/1, config/0, set_policy/1, uds_dirs/0, tls/1, server_name/1, take_tls/0,
+         take_tls_soon/0, is_mutual/0, verify/3, results/0]).
 
 %% supervisor and gen_server callbacks
 -export([start_link/0, init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
@@ -128,6 +129,14 @@ tls(Role) ->
         error -> {error, {tls, <<"this node does not run the TLS carrier">>}}
     end.
 
+%% @doc What a peer is taken for that is dialled at Host: that, or what the option server_name_indication says.
+-spec server_name(Host :: string()) -> string().
+server_name(Host) ->
+    case polydist_sup:lookup(tls) of
+        {ok, {ok, #{server_name := Name}}} -> Name;
+        _ -> Host
+    end.
+
 %% @doc Whether the TLS options make every peer that connects have a certificate.
 -spec is_mutual() -> boolean().
 is_mutual() ->
@@ -139,13 +148,29 @@ is_mutual() ->
 %% @doc What the library leaves to us of checking the peer's certificate, if anything. Host is whom we dialled. In the process of
 %% the connection, before anything of the distribution's handshake is sent or answered.
 -spec verify(server | client, polydist_native:info(), Host :: string() | undefined) -> ok | {error, {tls, Sentence :: binary()}}.
-verify(Role, #{tls := #{chain := Chain}}, Host) ->
+verify(Role, #{tls := #{chain := Chain, deferred := Deferred}} = Info, Host) ->
     case polydist_sup:lookup(tls) of
-        {ok, {ok, #{deferred := #{Role := Check}}}} -> polydist_tls_verify:verify(Role, Chain, Host, Check);
+        {ok, {ok, #{deferred := #{Role := Check}}}} -> polydist_tls_verify:verify(Role, Chain, taken_for(Role, Host, Info), Check);
+        _ when Deferred ->
+            {error, {tls, <<"the TLS options were read anew during the handshake, and this peer's certificate is verified by none "
+                            "of them; the next attempt is">>}};
         _ -> ok
     end;
 verify(_, _, _) ->
     ok.
+
+taken_for(server, _, #{peer := {Ip, _}}) -> Ip;
+taken_for(_, Host, _) -> Host.
+
+%% @doc What tls/1 returns has changed: listeners take it for new handshakes, and those that had to do without are tried again.
+-spec take_tls() -> ok.
+take_tls() ->
+    gen_server:call(?MODULE, take_tls, infinity).
+
+%% @doc As take_tls/0, without waiting for it.
+-spec take_tls_soon() -> ok.
+take_tls_soon() ->
+    gen_server:cast(?MODULE, take_tls).
 
 %% @doc What became of each listener, in the order of polydist_carrier:transports/0.
 -spec results() -> [result()].
@@ -175,17 +200,11 @@ recovered() ->
     _ = [polydist_outside:watch(Socket) || #{listeners := Sockets} <- listening(), Socket <- Sockets],
     State = lists:foldl(fun try_later/2, #{}, results()),
     self() ! announce,
-    State.
+    taken_tls(State).
 
 configure() ->
-    Config = polydist_config:read(),
-    polydist_sup:store(config, Config),
-    Carriers = polydist_config:carriers(),
-    case {lists:member(tls, Carriers), polydist_sup:lookup(native), Config} of
-        {true, {ok, ok}, {ok, #{tls := Terms}}} -> polydist_sup:store(tls, polydist_tls_config:load(Terms));
-        _ -> ok
-    end,
-    Carriers =:= [] orelse warn_of_ignored(),
+    polydist_sup:store(config, polydist_config:read()),
+    polydist_config:carriers() =:= [] orelse warn_of_ignored(),
     ok.
 
 warn_of_ignored() ->
@@ -200,7 +219,7 @@ warn_of_ignored() ->
 
 -spec handle_call({listen, polydist_native:transport(), Name :: string(), Host :: string()}
                   | {add, polydist_native:transport(), polydist_place:place()} | {remove, id()}
-                  | {set_policy, polydist_policy:policy()},
+                  | {set_policy, polydist_policy:policy()} | take_tls,
                   gen_server:from(), state()) -> {reply, term(), state()}.
 handle_call({listen, Transport, Name, Host}, _From, State) ->
     Booted = case polydist_sup:lookup(accepting) of
@@ -237,7 +256,9 @@ handle_call({set_policy, Policy}, _From, State) ->
     case config() of
         {ok, Config} -> {reply, polydist_sup:store(config, {ok, Config#{policy := Policy}}), State};
         Error -> {reply, Error, State}
-    end.
+    end;
+handle_call(take_tls, _From, State) ->
+    {reply, ok, taken_tls(State)}.
 
 added(#{state := failed, reason := Reason}, State) ->
     {reply, {error, Reason}, State};
@@ -269,16 +290,14 @@ forget(#{id := Id, listeners := Listeners} = Result) ->
     lists:foreach(fun(Socket) -> polydist_sup:delete({socket, Socket}) end, Listeners),
     polydist_sup:delete({listener, Id}).
 
--spec handle_cast(term(), state()) -> {noreply, state()}.
-handle_cast(_, State) ->
-    {noreply, State}.
+-spec handle_cast(take_tls, state()) -> {noreply, state()}.
+handle_cast(take_tls, State) ->
+    {noreply, taken_tls(State)}.
 
 -spec handle_info(term(), state()) -> {noreply, state()}.
 handle_info({timeout, Timer, {retry, Id}}, State) when map_get(Id, State) =:= Timer ->
     {ok, Old} = polydist_sup:lookup({listener, Id}),
-    New = polydist_sockets:open(Old, results()),
-    tried(Old, New),
-    {noreply, try_later(New, maps:remove(Id, State))};
+    {noreply, retry(Old, maps:remove(Id, State))};
 handle_info(announce, State) ->
     announce(),
     {noreply, State};
@@ -289,6 +308,23 @@ handle_info({{polydist_outside, Socket}, _, process, _, _}, State) ->
     end;
 handle_info(_, State) ->
     {noreply, State}.
+
+taken_tls(State) ->
+    case tls(server) of
+        {ok, Tls} ->
+            Results = [Result || #{transport := T, place := Place} = Result <- results(),
+                                 polydist_sockets:is_secured(T, Place)],
+            %% One that has been closed needs none.
+            _ = [polydist_native:set_listener_tls(Listener, Tls) || #{listeners := Listeners} <- Results, Listener <- Listeners],
+            lists:foldl(fun(#{id := Id} = Without, Before) -> retry(Without, not_again(Id, Before)) end, State,
+                        [Result || #{reason := {tls, _}} = Result <- Results, is_passing(Result)]);
+        {error, _} -> State
+    end.
+
+retry(Old, State) ->
+    New = polydist_sockets:open(Old, results()),
+    tried(Old, New),
+    try_later(New, State).
 
 %% The process of a transport from outside is gone, and with it the socket that listened.
 lost({ok, #{id := Id, transport := Transport} = Result}, State) ->

@@ -16,7 +16,7 @@
          getstat/1]).
 
 %% TLS
--export([tls_config/2, tls_certificates/1, certificate_is_for/2]).
+-export([tls_config/2, tls_certificates/1, certificate_is_for/2, set_listener_tls/2]).
 
 %% Transports whose sockets are made outside the library
 -export([outside_listen/3, outside_feed/4, outside_dial/5]).
@@ -27,11 +27,11 @@
 %% A directory as a registry
 -export([dir_claim/3, dir_update/2, dir_release/1, dir_read/2, dir_nodes/1]).
 
--export_type([transport/0, address/0, listener/0, conn/0, tls_config/0, tls_options/0, tls_contents/0, certificate/0,
-              registration/0, error/0, info/0, socket_options/0, endpoints_record/0, where/0, stats/0, dir_entry/0]).
+-export_type([transport/0, address/0, listener/0, conn/0, tls_config/0, tls_options/0, tls_contents/0, tls_facts/0,
+              certificate/0, registration/0, error/0, info/0, socket_options/0, endpoints_record/0, where/0, stats/0, dir_entry/0]).
 
 -nifs([abi/0, host_identity/0, machine_identity/0, tls_config/2, tls_certificates/1, certificate_is_for/2,
-       listen/3, accept/1, set_listener_options/2,
+       set_listener_tls/2, listen/3, accept/1, set_listener_options/2,
        listener_info/1, close_listener/1, dial/4, controlling_process/2, send/2, recv/2, detach/2, close/1, stats/1,
        getstat/1, outside_listen/3, outside_feed/4, outside_dial/5,
        epmd_register/3, epmd_unregister/1, epmd_lookup/4, epmd_names/3, record_encode/1, record_decode/1, log_to/2,
@@ -61,9 +61,13 @@
 %% `listener' is the acceptor's addition. `addresses' are all of both ends, where an end can have several.
 
 -type tls_info() :: #{version := 'tlsv1.2' | 'tlsv1.3', cipher := binary(), resumed := boolean(), ktls := boolean(),
-                      peer := certificate() | undefined, own := certificate() | undefined, chain := [Der :: binary()]}.
+                      deferred := boolean(), peer := certificate() | undefined, own := certificate() | undefined, chain := [Der :: binary()]}.
 %% `resumed': it goes on with the keys of an earlier session. `ktls': the kernel does the encryption. `own' is the certificate of
-%% ours that the peer was shown; `chain' is what it sent, `peer' the first of these.
+%% ours that the peer was shown; `chain' is what it sent, `peer' the first of these. `deferred': the chain was taken on trust.
+
+-type tls_facts() :: #{version := 'tlsv1.2' | 'tlsv1.3', cipher := binary(), resumed := boolean(), ktls := boolean(),
+                       peer := certificate() | undefined, own := certificate() | undefined}.
+%% What is shown of it.
 
 -type certificate() :: #{subject := binary(), issuer := binary(), serial := Hexadecimal :: binary(), hosts := [binary()],
                          nodes := [binary()], not_before := integer(), not_after := integer()}.
@@ -226,6 +230,11 @@ accept(_Listener) -> ?stub.
 %% @doc Sets the socket options of connections accepted from now on.
 -spec set_listener_options(listener(), socket_options()) -> ok | error().
 set_listener_options(_Listener, _Options) -> ?stub.
+
+%% @doc Sets the server's TLS configuration for the handshakes that begin from now on; those under way and connections that are up
+%% keep theirs.
+-spec set_listener_tls(listener(), tls_config()) -> ok | error().
+set_listener_tls(_Listener, _Config) -> ?stub.
 
 %% @doc What a listener has seen so far.
 -spec listener_info(listener()) -> #{address := address(), accepted | failed | pending | refused := non_neg_integer(),

@@ -9,6 +9,7 @@
 %%%            {all, [Match]}, {'not', Match}
 %%%   Options  transports => [tls, tcp]         needed; in order of preference, and [] forbids
 %%%            ticktime => Seconds | {Ms, ms}   of the connection; without it the kernel's net_ticktime holds
+%%%            max_age => Seconds | {Ms, ms}    after which this node renews a connection, see polydist_age
 %%%            legacy => tcp | tls | none       what the one port of a stock peer speaks; tcp
 %%%            connect_timeout => Ms            for one attempt; without it whatever net_setuptime leaves
 %%%            stagger => Ms                    how long an attempt is alone before the next one starts; 250
@@ -28,8 +29,9 @@
 -type match() :: string() | binary() | {host, string() | binary()} | {net, string() | binary()} | same_host | any
                | {all, [match()]} | {'not', match()}.
 -type options() :: #{transports := [polydist_native:transport()],
-                     ticktime => number() | {pos_integer(), ms}, legacy => legacy(), connect_timeout => pos_integer(),
-                     stagger => non_neg_integer(), identity => boolean(), registries => [polydist_registry:name()],
+                     ticktime => number() | {pos_integer(), ms}, max_age => number() | {pos_integer(), ms}, legacy => legacy(),
+                     connect_timeout => pos_integer(), stagger => non_neg_integer(), identity => boolean(),
+                     registries => [polydist_registry:name()],
                      socket => polydist_native:socket_options() | [{atom(), term()}]}.
 -type legacy() :: tcp | tls | none.
 
@@ -40,7 +42,8 @@
 
 %% What a rule says of a connection, times in milliseconds. `rule' is what to call it.
 -type settings() :: #{rule := binary(), stagger := non_neg_integer(), socket := polydist_native:socket_options(),
-                      ticktime => pos_integer(), connect_timeout => pos_integer(), identity => boolean()}.
+                      ticktime => pos_integer(), max_age => pos_integer(), connect_timeout => pos_integer(),
+                      identity => boolean()}.
 
 %% What is known of a peer; a key that is not there is not known yet. The address of a Unix socket is none.
 -type facts() :: #{node => node(), ip => inet:ip_address() | none, same_host => boolean()}.
@@ -48,8 +51,10 @@
 -define(STAGGER, 250). % RFC 8305, section 5
 -define(SHORTEST_TICKTIME, 100).
 -define(LONGEST_TICKTIME, 86400000).
+-define(SHORTEST_AGE, 1000).
+-define(LONGEST_AGE, 31536000000).
 -define(DEPTH, 60). % of what a mistake repeats of its rule
--define(OPTIONS, [transports, ticktime, legacy, connect_timeout, stagger, registries, identity, socket]).
+-define(OPTIONS, [transports, ticktime, max_age, legacy, connect_timeout, stagger, registries, identity, socket]).
 
 %% @doc Checks a rule as the user wrote it, on a node that has these registries.
 -spec compile(Number :: pos_integer(), term(), [polydist_registry:name()]) -> {ok, rule()} | {error, Sentence :: binary()}.
@@ -65,7 +70,7 @@ compile(Number, {Match, Options} = Source, Registries) when is_map(Options) ->
                registries => maps:get(registries, Checked, all),
                settings => maps:merge(#{rule => polydist_log:text("policy rule ~0p (~0tp)", [Number, Match]),
                                         stagger => ?STAGGER, socket => #{}},
-                                      maps:with([ticktime, connect_timeout, stagger, identity, socket], Checked))}}
+                                      maps:with([ticktime, max_age, connect_timeout, stagger, identity, socket], Checked))}}
     catch
         throw:{invalid, Why} -> mistake(Number, Source, Why)
     end;
@@ -96,6 +101,8 @@ is_plain(Transports) ->
 option(transports, Transports) when is_list(Transports) -> members(transports, Transports, polydist_carrier:transports());
 option(ticktime, {Ms, ms}) when is_integer(Ms) -> ticktime(Ms);
 option(ticktime, Seconds) when is_number(Seconds), Seconds =< ?LONGEST_TICKTIME -> ticktime(round(Seconds * 1000));
+option(max_age, {Ms, ms}) when is_integer(Ms) -> max_age(Ms);
+option(max_age, Seconds) when is_number(Seconds), Seconds =< ?LONGEST_AGE -> max_age(round(Seconds * 1000));
 option(legacy, Legacy) when Legacy =:= tcp; Legacy =:= tls; Legacy =:= none -> Legacy;
 option(connect_timeout, Ms) when is_integer(Ms), Ms > 0, Ms =< 16#ffffffff -> Ms;
 option(stagger, Ms) when is_integer(Ms), Ms >= 0, Ms =< 16#ffffffff -> Ms;
@@ -116,6 +123,7 @@ option(socket, Options) when is_list(Options) ->
 option(transports, Other) ->
     invalid("has transports => ~0tp, which must be a list: [~ts]", [Other, names(polydist_carrier:transports())]);
 option(ticktime, Other) -> invalid("has ticktime => ~0tp, which must be seconds (2, 0.5) or {500, ms}", [Other]);
+option(max_age, Other) -> invalid("has max_age => ~0tp, which must be seconds (3600) or {5000, ms}", [Other]);
 option(legacy, Other) -> invalid("has legacy => ~0tp, which must be tcp, tls or none: what a stock peer's port speaks", [Other]);
 option(socket, Other) -> invalid("has socket => ~0tp, which must be a map such as #{keepalive => true}", [Other]);
 option(identity, Other) -> invalid("has identity => ~0tp, which must be true or false", [Other]);
@@ -128,6 +136,9 @@ registries(Other, Known) -> invalid("has registries => ~0tp, which must be a lis
 
 ticktime(Ms) when Ms >= ?SHORTEST_TICKTIME, Ms =< ?LONGEST_TICKTIME -> Ms;
 ticktime(Ms) -> invalid("has a ticktime of ~0p ms, which must be from ~0p ms to a day", [Ms, ?SHORTEST_TICKTIME]).
+
+max_age(Ms) when Ms >= ?SHORTEST_AGE, Ms =< ?LONGEST_AGE -> Ms;
+max_age(Ms) -> invalid("has a max_age of ~0p ms, which must be from ~0p ms to a year", [Ms, ?SHORTEST_AGE]).
 
 members(Key, List, Known) ->
     length_of(Key, List),

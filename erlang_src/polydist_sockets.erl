@@ -2,7 +2,7 @@
 %%% polydist_listeners, at boot and later.
 -module(polydist_sockets).
 
--export([open/2, close/1, failed/2, spoken/1, legacy/2, local_ips/2, uds_directories/1]).
+-export([open/2, close/1, failed/2, is_secured/2, spoken/1, legacy/2, local_ips/2, uds_directories/1]).
 
 -include_lib("kernel/include/file.hrl").
 
@@ -70,6 +70,8 @@ secured(Transport, Place, Options) ->
         Error -> Error
     end.
 
+%% @doc Whether it speaks TLS, perhaps among others.
+-spec is_secured(polydist_native:transport(), polydist_place:place()) -> boolean().
 is_secured(tls, _) -> true;
 is_secured(_, Place) -> maps:get(shared, Place, false).
 
@@ -88,8 +90,7 @@ server_tls() ->
     case polydist_listeners:tls(server) of
         {ok, Tls} -> {ok, Tls};
         {error, _} ->
-            {ok, #{tls := Terms}} = polydist_listeners:config(),
-            polydist_sup:store(tls, polydist_tls_config:load(Terms)),
+            ok = polydist_tls:load(),
             polydist_listeners:tls(server)
     end.
 

@@ -4,7 +4,7 @@
 %%% table holds:
 %%%   native                       ok | {error, Sentence}              whether the library could be loaded
 %%%   config                       {ok, Config} | {error, Sentence}    polydist_config:config()
-%%%   tls                          {ok, #{server, client}} | {error, Sentence}
+%%%   tls                          {ok, Loaded} | {error, Sentence}    polydist_tls_config:loaded(), kept by polydist_tls
 %%%   {listener, Id}               polydist_listeners:result()
 %%%   {socket, Listener}           the id of the listener that has it
 %%%   {outside, Listener}          the process that has the socket of a transport from outside
@@ -70,7 +70,8 @@ delete(Key) ->
 init([]) ->
     ?TABLE = ets:new(?TABLE, [named_table, public, {read_concurrency, true}]),
     store(native, load()),
-    Children = [child(polydist_listeners), child(polydist_log), child(polydist_attempts), child(polydist_connections),
+    Children = [child(polydist_listeners), child(polydist_log), child(polydist_tls), child(polydist_attempts),
+                child(polydist_connections), child(polydist_age),
                 (child(polydist_epmd))#{start := {polydist_epmd, start_server, []}},
                 (child(polydist_registrars))#{type => supervisor, shutdown := 1000}],
     %% Generous: net_sup, above us, takes the whole node down when we give up.

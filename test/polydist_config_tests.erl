@@ -10,7 +10,7 @@ nothing_given_is_a_configuration_test() ->
     {ok, Policy} = polydist_policy:compile([]),
     {ok, Registries} = polydist_registry:configure([epmd]),
     ?assertEqual(
-        #{policy => Policy, registries => Registries, listen => #{}, uds_dirs => [], legacy => undefined, tls => undefined,
+        #{policy => Policy, registries => Registries, listen => #{}, uds_dirs => [], legacy => undefined, tls_watch => 5000,
             log_level => warning},
         parsed([], [])
     ).
@@ -46,6 +46,13 @@ a_policy_is_compiled_test() ->
     ?assertNot(polydist_policy:may_connect(Policy, a@b)),
     ?assertEqual([{any, #{transports => []}}], polydist_policy:source(Policy)).
 
+how_often_the_files_of_tls_are_looked_at_test() ->
+    ?assertMatch(#{tls_watch := 200}, parsed([["tls_watch", "0.2"]], [])),
+    ?assertMatch(#{tls_watch := false}, parsed([], [{tls_watch, false}])).
+
+what_tls_says_is_not_kept_test() ->
+    ?assertNot(is_map_key(tls, parsed([], [{tls, [{server, [{password, "secret"}]}]}]))).
+
 directories_of_sockets_are_absolute_paths_as_text_test() ->
     ?assertMatch(#{uds_dirs := [<<"/run">>, <<"/srv/é"/utf8>>]}, parsed([], [{uds_dirs, ["/run", <<"/srv/é"/utf8>>]}])),
     ?assertMatch(#{uds_dirs := [<<"/a b">>]}, parsed([["uds_dirs", "[\"/a", "b\"]"]], [{uds_dirs, ["/other"]}])),
@@ -70,6 +77,8 @@ mistakes_are_sentences_test_() ->
             {[["legacy", "{tls"]], [], "{tls"},
             {[["legacy", "uds"]], [], "uds"},
             {[], [{log_level, loud}], "loud"},
+            {[], [{tls_watch, 0}], "tls_watch"},
+            {[], [{tls_watch, true}], "tls_watch"},
             {[], [{listen, [tcp]}], "map"},
             {[], [{listen, #{dccp => #{}}}], "dccp"},
             {[], [{listen, #{tcp => #{port => 70000}}}], "70000"},

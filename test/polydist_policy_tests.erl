@@ -393,6 +393,8 @@ mistakes_are_sentences_test_() ->
                 {[tls], #{ticktime => 0}, ["ticktime"]},
                 {[tls], #{ticktime => {99, ms}}, ["99", "100 ms"]},
                 {[tls], #{ticktime => fast}, ["fast", "{500, ms}"]},
+                {[tls], #{max_age => 0.5}, ["500", "max_age"]},
+                {[tls], #{max_age => never}, ["never", "{5000, ms}"]},
                 {[tcp], #{legacy => tls}, ["legacy => tls", "none"]},
                 {[tls], #{legacy => tcp}, ["legacy => tcp", "none"]},
                 {[uds], #{legacy => uds}, ["uds", "tcp, tls or none"]},
@@ -422,6 +424,8 @@ what_is_right_though_it_looks_odd_is_taken_test_() ->
             #{transports => [uds], legacy => none},
             #{transports => [tcp], registries => [], socket => [], stagger => 0},
             #{transports => [tcp], ticktime => 0.1},
-            #{transports => [tcp], ticktime => {100, ms}}
+            #{transports => [tcp], ticktime => {100, ms}},
+            #{transports => [tcp], max_age => 86400},
+            #{transports => [tcp], max_age => {1000, ms}}
         ]
     ].

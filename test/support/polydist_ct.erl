@@ -4,7 +4,7 @@
 
 -export([doc/1, open_lab/2, without_global/1, close_lab/1, lab/1, put_lab/2]).
 -export([start_epmd/0, start_epmd/1, stop_epmd/1, epmd_names/1, epmd_lookup/2, tool/1]).
--export([write_certificates/2, write_tls_options/2, tls_options/1, temporary_directory/0]).
+-export([write_certificates/2, write_certificates/3, write_tls_options/2, tls_options/1, temporary_directory/0]).
 -export([wait_until/1, wait_until/2, parallel/1, free_port/0, unique/1, root/0, slowness/0, has_vsock/0, has_sctp/0]).
 
 -export_type([lab/0, epmd/0]).
@@ -193,8 +193,13 @@ temporary_directory() ->
 %% @doc A throw-away authority, a certificate for the hosts and its key, made by our own polydist-cert.
 -spec write_certificates(Directory :: file:filename(), Hosts :: [string()]) -> ok.
 write_certificates(Directory, Hosts) ->
+    write_certificates(Directory, Hosts, []).
+
+%% @doc With other options of `polydist-cert init'.
+-spec write_certificates(Directory :: file:filename(), Hosts :: [string()], Options :: [string()]) -> ok.
+write_certificates(Directory, Hosts, Options) ->
     Program = polydist_cert(),
-    Args = ["init", Directory | lists:append([["--host", Host] || Host <- Hosts])],
+    Args = ["init", Directory | lists:append([["--host", Host] || Host <- Hosts])] ++ Options,
     Port = open_port({spawn_executable, Program}, [{args, Args}, binary, exit_status, stderr_to_stdout]),
     wait_for_exit(Port, <<>>).
 

@@ -111,3 +111,12 @@ certificates() {
     sh "$root/native/build.sh" cert
     "$root/target/release/polydist-cert" init "$1" --host localhost >/dev/null
 }
+
+# node_certificates DIR NAME...: a throw-away authority in DIR/ca, and for each node on localhost a certificate of its own, with
+# DIR/NAME/dist_tls.conf
+node_certificates() {
+    local dir=$1 name cert=$root/target/release/polydist-cert; shift
+    sh "$root/native/build.sh" cert
+    "$cert" ca "$dir/ca" >/dev/null
+    for name; do "$cert" node "$dir/$name" "$name@localhost" --ca "$dir/ca" >/dev/null; done
+}

@@ -1,22 +1,38 @@
 //! `polydist-cert`: certificates for the nodes of a cluster, and the file that tells Erlang of them.
 //!
 //! ```text
-//! polydist-cert init /etc/cluster/a --host a.example.org          a new authority and a certificate
-//! polydist-cert init /etc/cluster/b --host b.example.org --ca /etc/cluster/a
+//! polydist-cert ca /etc/cluster/ca                                 an authority
+//! polydist-cert node /etc/cluster/a a@a.example.org --ca /etc/cluster/ca
 //! erl ... -proto_dist polydist_tls -ssl_dist_optfile /etc/cluster/a/dist_tls.conf
+//! polydist-cert renew /etc/cluster/a --ca /etc/cluster/ca
+//! polydist-cert show /etc/cluster/a
+//! polydist-cert crl /etc/cluster/ca --revoke /etc/cluster/a        crl.pem, without the node a
+//! polydist-cert check /etc/cluster/a/dist_tls.conf                 would two such nodes connect?
 //! ```
 //!
 //! The same file works for stock `-proto_dist inet_tls`. Keys are never printed.
 
 #![forbid(unsafe_code)]
 
+mod check;
+mod crl;
+mod error;
+mod facts;
 mod files;
 mod issue;
+mod keys;
+mod make;
+mod names;
+mod options;
+mod output;
+mod rehearsal;
+mod report;
+mod show;
+mod terms;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 /// Makes certificates for Erlang distribution over TLS.
 #[derive(Parser)]
@@ -29,71 +45,45 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Writes ca.pem, ca-key.pem, cert.pem, key.pem and dist_tls.conf into a directory.
-    Init(Init),
-}
-
-#[derive(Args)]
-struct Init {
-    /// The directory; made if absent.
-    dir: PathBuf,
-    /// A name or IP address that the node is reached by: what follows the @ in the node's name.
-    #[arg(long = "host", value_name = "NAME", required = true)]
-    hosts: Vec<String>,
-    /// For how many days from now the certificate is valid; below zero, it has expired already.
-    #[arg(long, value_name = "N", default_value_t = 365, allow_negative_numbers = true,
-          value_parser = clap::value_parser!(i64).range(-36500..=36500))]
-    days: i64,
-    /// The certificate's common name [default: the first host].
-    #[arg(long, value_name = "COMMON")]
-    name: Option<String>,
-    /// Sign with the authority that an earlier init made in this directory. Its key stays there.
-    #[arg(long, value_name = "DIR")]
-    ca: Option<PathBuf>,
-    /// Replace files that exist.
-    #[arg(long)]
-    force: bool,
-}
-
-/// Why there are no certificates.
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    #[error("{0} exists already; choose another directory, or --force to replace it")]
-    Exists(PathBuf),
-    #[error("cannot write {0}: {1}")]
-    Write(PathBuf, std::io::Error),
-    #[error("cannot read {0}: {1}; --ca wants a directory that polydist-cert init has made")]
-    Read(PathBuf, std::io::Error),
-    #[error("the certificate cannot be made: {0}")]
-    Issue(#[from] rcgen::Error),
+    Init(make::Init),
+    /// Makes a cluster's authority: ca.pem and ca-key.pem.
+    Ca(make::Ca),
+    /// Makes a node's certificate: cert.pem, key.pem, ca.pem and dist_tls.conf.
+    Node(make::Node),
+    /// Replaces a node's certificate and key by new ones with the same names.
+    Renew(make::Renew),
+    /// Takes certificates back: writes the authority's list of revoked ones, crl.pem.
+    Crl(crl::Crl),
+    /// Says what is in certificates and in lists of revoked ones.
+    Show(show::Show),
+    /// Tells whether two nodes would accept each other, and why not: exit status 0 if they would, 1
+    /// if not, 2 if that cannot be found out.
+    Check(check::Check),
 }
 
 fn main() -> ExitCode {
-    let Cli {
-        command: Command::Init(init),
-    } = Cli::parse();
-    match run(&init) {
+    let done = match Cli::parse().command {
+        Command::Init(init) => make::init(&init),
+        Command::Ca(ca) => make::ca(&ca),
+        Command::Node(node) => make::node(&node),
+        Command::Renew(renew) => make::renew(&renew),
+        Command::Crl(crl) => crl::crl(&crl),
+        Command::Show(show) => show::show(&show),
+        Command::Check(check) => return check_status(&check),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("polydist-cert: {error}");
+            output::say(Some(error.to_string()));
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(init: &Init) -> Result<(), Error> {
-    let authority = match &init.ca {
-        Some(dir) => files::read_authority(dir)?,
-        None => issue::authority(init.days)?,
-    };
-    let common_name = init.name.as_ref().unwrap_or(&init.hosts[0]); // clap requires one
-    let identity = issue::identity(&authority, common_name, &init.hosts, init.days)?;
-    files::write(
-        &init.dir,
-        &authority,
-        &identity,
-        init.ca.is_none(),
-        init.force,
-    )?;
-    println!("{}", init.dir.join("dist_tls.conf").display());
-    Ok(())
+/// Not the failure of others, which here means that the nodes would not connect.
+fn check_status(check: &check::Check) -> ExitCode {
+    check::check(check).unwrap_or_else(|error| {
+        output::say(Some(error.to_string()));
+        ExitCode::from(2)
+    })
 }

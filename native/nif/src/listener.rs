@@ -138,6 +138,18 @@ fn set_listener_options<'a>(
 }
 
 #[rustler::nif]
+fn set_listener_tls<'a>(
+    env: Env<'a>,
+    listener: ResourceArc<ListenerResource>,
+    config: ResourceArc<tls::TlsResource>,
+) -> Term<'a> {
+    match listener.listener.set_tls(config.0.clone()) {
+        Ok(()) => atoms::ok().encode(env),
+        Err(error) => env.error_tuple(error::term(env, &error)),
+    }
+}
+
+#[rustler::nif]
 fn listener_info<'a>(env: Env<'a>, listener: ResourceArc<ListenerResource>) -> Term<'a> {
     message::listener_info(env, &listener.listener.info())
 }

@@ -160,7 +160,7 @@ pub(crate) fn info<'a>(env: Env<'a>, info: &Info) -> Term<'a> {
     })
 }
 
-/// `#{version, cipher, resumed, ktls, peer, own, chain}`.
+/// `#{version, cipher, resumed, ktls, deferred, peer, own, chain}`.
 fn tls<'a>(env: Env<'a>, info: &TlsInfo) -> Term<'a> {
     let version = match info.version {
         "tlsv1.2" => atoms::tlsv1_2(),
@@ -177,6 +177,7 @@ fn tls<'a>(env: Env<'a>, info: &TlsInfo) -> Term<'a> {
         atoms::cipher() => &info.cipher,
         atoms::resumed() => info.resumed,
         atoms::ktls() => info.ktls,
+        atoms::deferred() => info.deferred,
         atoms::peer() => facts(peer.as_ref()),
         atoms::own() => facts(info.own.as_ref()),
         atoms::chain() => chain.collect::<Vec<_>>(),

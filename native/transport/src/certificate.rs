@@ -35,23 +35,36 @@ impl Certificate {
     pub fn of(der: &CertificateDer<'_>) -> Result<Self, Error> {
         let cert = parse(der)?;
         let Names { hosts, nodes, .. } = Names::of(&cert)?;
+        let all = |texts: Vec<String>| texts.into_iter().map(printable).collect();
         Ok(Self {
-            subject: cert.subject().to_string(),
-            issuer: cert.issuer().to_string(),
+            subject: printable(cert.subject().to_string()),
+            issuer: printable(cert.issuer().to_string()),
             serial: hexadecimal(cert.raw_serial()),
-            hosts,
-            nodes,
+            hosts: all(hosts),
+            nodes: all(nodes),
             not_before: cert.validity().not_before.timestamp(),
             not_after: cert.validity().not_after.timestamp(),
         })
     }
 }
 
+/// Who signed a certificate, as DER.
+pub(crate) fn issuer(der: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    let cert = parse(der).ok()?;
+    Some(cert.issuer().as_raw().to_vec())
+}
+
 /// Whether a certificate is for this host: a name or an IP address.
 pub(crate) fn is_for_host(der: &CertificateDer<'_>, host: &str) -> bool {
-    match parse(der).and_then(|cert| Names::of(&cert)) {
-        Ok(names) => names.include_host(der, host),
-        Err(_) => false,
+    match names(der) {
+        Ok(names) if names.common => {
+            let mut names = names.hosts.iter();
+            names.any(|name| name.eq_ignore_ascii_case(host))
+        }
+        _ => match (EndEntityCert::try_from(der), ServerName::try_from(host)) {
+            (Ok(cert), Ok(host)) => cert.verify_is_valid_for_subject_name(&host).is_ok(),
+            _ => false,
+        },
     }
 }
 
@@ -59,10 +72,12 @@ pub(crate) fn is_for_host(der: &CertificateDer<'_>, host: &str) -> bool {
 /// A name without `@` is that of a host.
 pub fn is_for_node(der: &CertificateDer<'_>, node: &str) -> bool {
     let host = node.split_once('@').map_or(node, |(_, host)| host);
-    match parse(der).and_then(|cert| Names::of(&cert)) {
-        Ok(names) => names.nodes.iter().any(|name| name == node) || names.include_host(der, host),
-        Err(_) => false,
-    }
+    let is_named = |names: Names| names.nodes.iter().any(|name| name == node);
+    is_for_host(der, host) || names(der).is_ok_and(is_named)
+}
+
+fn names(der: &CertificateDer<'_>) -> Result<Names, Error> {
+    Names::of(&parse(der)?)
 }
 
 struct Names {
@@ -102,19 +117,6 @@ impl Names {
             common,
         })
     }
-
-    fn include_host(&self, der: &CertificateDer<'_>, host: &str) -> bool {
-        match self.common {
-            true => self
-                .hosts
-                .iter()
-                .any(|name| name.eq_ignore_ascii_case(host)),
-            false => match (EndEntityCert::try_from(der), ServerName::try_from(host)) {
-                (Ok(cert), Ok(host)) => cert.verify_is_valid_for_subject_name(&host).is_ok(),
-                _ => false,
-            },
-        }
-    }
 }
 
 /// Whether it is the name of a host, be it one that cannot be read.
@@ -146,6 +148,11 @@ fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Error> 
 
 fn malformed(why: impl std::fmt::Display) -> Error {
     Error::new(Kind::Tls, format!("the certificate is malformed: {why}"))
+}
+
+/// Whoever made the certificate shall not write lines of our log.
+fn printable(text: String) -> String {
+    text.replace(char::is_control, "\u{fffd}")
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {

@@ -78,6 +78,8 @@ pub struct TlsInfo {
     pub ktls: bool,
     /// Our certificate, if the peer was shown one.
     pub own: Option<Certificate>,
+    /// Whether the peer's certificate was taken on trust, for others to verify.
+    pub deferred: bool,
     /// What the peer sent, its own certificate first.
     pub chain: Vec<CertificateDer<'static>>,
 }

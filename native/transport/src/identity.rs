@@ -6,14 +6,15 @@ use std::future::Future;
 use std::sync::Arc;
 
 use rustls::client::ResolvesClientCert;
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, SignatureScheme};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::tls_contents::{CERT, KEY, bad, certificates, has_private_key, private_key};
-use crate::{Certificate, Contents, Error};
+use crate::{Certificate, Contents, Error, certificate};
 
 /// A certificate of ours with its key, as configured. Not printable.
 #[derive(Clone)]
@@ -30,15 +31,18 @@ pub struct Identity {
 struct Usable {
     key: Arc<CertifiedKey>,
     facts: Certificate,
+    /// The authorities of the certificate and of the intermediate ones, as DER.
+    issuers: Vec<Vec<u8>>,
 }
 
-/// Chooses among our certificates the first whose key makes signatures that the peer can verify.
+/// Chooses among our certificates the first whose key makes signatures that the peer can verify,
+/// and if the peer says whom it trusts, one of those if there is any.
 pub(crate) struct Chooser(Vec<Usable>);
 
 impl Chooser {
-    pub(crate) fn new(identities: &[Identity], provider: &CryptoProvider) -> Result<Self, Error> {
+    pub(crate) fn new(identities: &[Identity]) -> Result<Self, Error> {
         let load = |(number, identity)| {
-            usable(identity, provider).map_err(|error| match identities.len() {
+            usable(identity).map_err(|error| match identities.len() {
                 1 => error,
                 _ => error.during(format!("certificate {} of certs_keys", number + 1)),
             })
@@ -52,9 +56,16 @@ impl Chooser {
     }
 
     /// If none will do it is the first: then the handshake fails and the error says why.
-    fn choose(&self, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        let fits = |usable: &&Usable| usable.key.key.choose_scheme(schemes).is_some();
-        let chosen = self.0.iter().find(fits).or(self.0.first())?;
+    fn choose(
+        &self,
+        schemes: &[SignatureScheme],
+        trusted: impl Fn(&[u8]) -> bool,
+    ) -> Option<Arc<CertifiedKey>> {
+        let suits = |usable: &&Usable| usable.key.key.choose_scheme(schemes).is_some();
+        let is_trusted = |usable: &&Usable| usable.issuers.iter().any(|issuer| trusted(issuer));
+        let mut suitable = self.0.iter().filter(suits).peekable();
+        let first = suitable.peek().copied().or(self.0.first());
+        let chosen = suitable.find(is_trusted).or(first)?;
         // Not within noting() there is nobody who wants to know.
         let _ = CHOSEN.try_with(|note| note.replace(Some(chosen.facts.clone())));
         Some(chosen.key.clone())
@@ -76,13 +87,16 @@ pub(crate) async fn noting<F: Future>(handshake: F) -> (F::Output, Option<Certif
 
 impl ResolvesServerCert for Chooser {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.choose(hello.signature_schemes())
+        let trusted = hello.certificate_authorities().unwrap_or_default();
+        self.choose(hello.signature_schemes(), |issuer| {
+            trusted.iter().any(|name| name.as_ref() == issuer)
+        })
     }
 }
 
 impl ResolvesClientCert for Chooser {
-    fn resolve(&self, _: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        self.choose(schemes)
+    fn resolve(&self, trusted: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.choose(schemes, |issuer| trusted.contains(&issuer))
     }
 
     fn has_certs(&self) -> bool {
@@ -99,13 +113,14 @@ impl fmt::Debug for Chooser {
     }
 }
 
-fn usable(identity: &Identity, provider: &CryptoProvider) -> Result<Usable, Error> {
+fn usable(identity: &Identity) -> Result<Usable, Error> {
     let option = identity.cert.option(CERT);
     let chain = certificates(CERT, &identity.cert)?;
     let unusable = |error| bad(format!("{option} cannot be used: {error}"));
     let facts = chain.first().map(Certificate::of);
     let facts = facts.unwrap_or_else(|| Err(bad("it is empty")));
     let facts = facts.map_err(unusable)?;
+    let issuers = chain.iter().filter_map(certificate::issuer).collect();
     let (key_option, key) = match &identity.key {
         Some(key) => (key.option(KEY), key),
         // As in OTP, one file may hold both.
@@ -117,13 +132,24 @@ fn usable(identity: &Identity, provider: &CryptoProvider) -> Result<Usable, Erro
         }
     };
     let password = identity.password.as_ref().map(|password| &password[..]);
-    let key = private_key(key_option, key, password)?;
-    let key = CertifiedKey::from_der(chain, key, provider)
+    let key = certified(chain, private_key(key_option, key, password)?)
         .map_err(|error| mismatch(option, key_option, &error))?;
     Ok(Usable {
         key: Arc::new(key),
         facts,
+        issuers,
     })
+}
+
+fn certified(
+    chain: Vec<CertificateDer<'static>>,
+    mut key: PrivateKeyDer<'static>,
+) -> Result<CertifiedKey, rustls::Error> {
+    let signing = any_supported_type(&key);
+    key.zeroize();
+    let certified = CertifiedKey::new(chain, signing?);
+    certified.keys_match()?;
+    Ok(certified)
 }
 
 fn mismatch(cert: &str, key: &str, error: &rustls::Error) -> Error {

@@ -127,7 +127,7 @@ impl Incoming {
 struct Shared {
     transport: &'static dyn Transport,
     address: Address,
-    side: Side,
+    side: Mutex<Side>,
     shared: bool,
     allow: Allow,
     setup_time: Duration,
@@ -187,7 +187,7 @@ impl Listener {
         let shared = Arc::new(Shared {
             transport,
             address,
-            side,
+            side: Mutex::new(side),
             shared: options.shared,
             allow: options.allow,
             setup_time: options.setup_time,
@@ -267,6 +267,14 @@ impl Listener {
             Some(Source::Fed { .. }) => {}
         }
         *lock(&self.shared.socket_opts) = options;
+        Ok(())
+    }
+
+    /// The server configuration of handshakes that begin from now on.
+    pub fn set_tls(&self, tls: TlsConfig) -> Result<(), Error> {
+        let side = Side::Accept { tls: Some(tls) };
+        tls::Tls.check(&side)?;
+        *lock(&self.shared.side) = side;
         Ok(())
     }
 
@@ -424,7 +432,7 @@ async fn handshake(
         Ok(greeted) => greeted,
         Err(error) => return place.failed(&error),
     };
-    let side = shared.side.clone();
+    let side = lock(&shared.side).clone();
     let connect = async move {
         let securing = transport.secure(stream, &peer, &side);
         let wire = timeout_at(deadline.min(began + 2 * third), securing).await;

@@ -67,13 +67,16 @@ impl Transport for Tls {
         let (peer, side) = (peer.clone(), side.clone());
         Box::pin(async move {
             let beginning = begin(&peer, &side)?;
-            let own = beginning.own;
+            let (own, deferred) = (beginning.own, beginning.deferred);
             let (secured, shown) = noting(complete(stream, beginning)).await;
             match secured {
                 Ok((agreed, stream, session)) => Ok(Wire::Tls(Box::new(Secured {
                     stream,
                     session,
-                    info: info(agreed, shown, own),
+                    info: TlsInfo {
+                        deferred,
+                        ..info(agreed, shown, own)
+                    },
                 }))),
                 Err(error) => {
                     let what = format!("TLS with {peer} failed");
@@ -91,6 +94,8 @@ struct Beginning<'a> {
     own: &'a [Certificate],
     /// What verifies the peer's, if anything does.
     verifier: Option<&'a Verifier>,
+    /// Whether it is taken on trust until others have verified it.
+    deferred: bool,
     /// Whom we dial.
     host: Option<ServerName<'static>>,
 }
@@ -105,6 +110,7 @@ fn begin<'a>(peer: &Address, side: &'a Side) -> Result<Beginning<'a>, Error> {
                 handshake: Handshake::server(server.config.clone()).map_err(unusable)?,
                 own: &server.own,
                 verifier: server.verifier.as_deref(),
+                deferred: server.deferred,
                 host: None,
             })
         }
@@ -119,6 +125,7 @@ fn begin<'a>(peer: &Address, side: &'a Side) -> Result<Beginning<'a>, Error> {
                 handshake: handshake.map_err(unusable)?,
                 own: &client.own,
                 verifier: client.verifier.as_deref(),
+                deferred: client.deferred,
                 host: Some(host),
             })
         }
@@ -197,6 +204,7 @@ fn info(agreed: Agreed, shown: Option<Certificate>, own: &[Certificate]) -> TlsI
         cipher: cipher_name(agreed.suite.suite()),
         resumed: agreed.resumed,
         ktls: false,
+        deferred: false,
         own: shown.or_else(|| own.first().filter(|_| agreed.resumed).cloned()),
         chain: agreed.chain,
     }

@@ -3,6 +3,7 @@
 //! In sentences, options are called what users call them in `-ssl_dist_optfile`: certfile, keyfile,
 //! cacertfile.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use rustls::client::Resumption;
@@ -14,6 +15,7 @@ use rustls::{
     SupportedProtocolVersion,
 };
 use webpki::{CertRevocationList, OwnedCertRevocationList};
+use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 use crate::identity::Chooser;
 use crate::tls_contents::{ROOTS, bad, certificates, revocation_lists};
@@ -121,6 +123,8 @@ pub struct Configured<C> {
     pub(crate) verifier: Option<Arc<Verifier>>,
     /// Whether the kernel may do the encryption.
     pub ktls: bool,
+    /// Whether whose certificate it is, and by whom, is for others to verify.
+    pub deferred: bool,
 }
 
 impl<C> Clone for Configured<C> {
@@ -130,6 +134,7 @@ impl<C> Clone for Configured<C> {
             own: self.own.clone(),
             verifier: self.verifier.clone(),
             ktls: self.ktls,
+            deferred: self.deferred,
         }
     }
 }
@@ -158,7 +163,7 @@ impl TlsConfig {
                 "a TLS server needs a certificate; set certfile and keyfile",
             ));
         }
-        let chooser = Chooser::new(&options.identities, &provider)?;
+        let chooser = Chooser::new(&options.identities)?;
         let own = chooser.facts();
         let mut config = builder.with_cert_resolver(Arc::new(chooser));
         config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
@@ -169,13 +174,14 @@ impl TlsConfig {
             own,
             verifier,
             ktls: options.ktls,
+            deferred: options.verify == Verify::Deferred,
         }))
     }
 
     /// A configuration for dialling.
     pub fn client(options: &TlsOptions) -> Result<Self, Error> {
         let provider = provider(options)?;
-        let chooser = Chooser::new(&options.identities, &provider)?;
+        let chooser = Chooser::new(&options.identities)?;
         let own = chooser.facts();
         let verifier = Arc::new(verifier(options, &provider)?);
         let mut config = ClientConfig::builder_with_provider(provider.clone())
@@ -192,6 +198,7 @@ impl TlsConfig {
             own,
             verifier: Some(verifier),
             ktls: options.ktls,
+            deferred: options.verify == Verify::Deferred,
         }))
     }
 
@@ -332,7 +339,7 @@ fn roots(options: &TlsOptions) -> Result<RootCertStore, Error> {
 }
 
 fn revocation(options: &RevocationOptions) -> Result<Revocation, Error> {
-    let mut lists = Vec::new();
+    let mut dated = Vec::new();
     for (number, file) in options.files.iter().enumerate() {
         let read = |file| {
             let ders = revocation_lists(file)?;
@@ -341,8 +348,11 @@ fn revocation(options: &RevocationOptions) -> Result<Revocation, Error> {
                 .collect::<Result<Vec<_>, _>>()
         };
         let which = || format!("revocation list (CRL) file {}", number + 1);
-        lists.extend(read(file).map_err(|error| error.during(which()))?);
+        dated.extend(read(file).map_err(|error| error.during(which()))?);
     }
+    // The first of an issuer counts.
+    dated.sort_by_key(|(date, _)| Reverse(*date));
+    let lists: Vec<_> = dated.into_iter().map(|(_, list)| list).collect();
     if lists.is_empty() && !options.allow_unknown {
         return Err(bad(
             "crl_check wants revocation lists (CRLs), and there are none, so every certificate would be refused; \
@@ -356,9 +366,12 @@ fn revocation(options: &RevocationOptions) -> Result<Revocation, Error> {
     })
 }
 
-fn list(der: &[u8]) -> Result<CertRevocationList<'static>, Error> {
+/// A list with the time it was made at.
+fn list(der: &[u8]) -> Result<(i64, CertRevocationList<'static>), Error> {
+    let (_, facts) = CertificateRevocationList::from_der(der)
+        .map_err(|error| bad(format!("it is malformed: {error}")))?;
     match OwnedCertRevocationList::from_der(der) {
-        Ok(list) => Ok(list.into()),
+        Ok(list) => Ok((facts.last_update().timestamp(), list.into())),
         Err(webpki::Error::UnsupportedCrlVersion) => Err(bad(
             "it is of version 1; make one of version 2, for which openssl wants crlnumber set",
         )),

@@ -1,6 +1,7 @@
 //! What TLS is configured with: certificates, revocation lists and keys, from PEM text or DER.
 
 use pkcs8::EncryptedPrivateKeyInfoRef;
+use pkcs8::pkcs5::Error::DecryptFailed;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{
     CertificateDer, CertificateRevocationListDer, PrivateKeyDer, PrivatePkcs1KeyDer,
@@ -167,26 +168,24 @@ fn decrypt(
     der: &[u8],
     password: Option<&[u8]>,
 ) -> Result<PrivateKeyDer<'static>, Error> {
-    use pkcs8::pkcs5::Error::{DecryptFailed, EncryptFailed};
     let Some(password) = password else {
         return Err(bad(format!(
             "the private key in {option} is encrypted; set password"
         )));
     };
-    let malformed = |error| bad(format!("the private key in {option} is malformed: {error}"));
-    let encrypted = EncryptedPrivateKeyInfoRef::try_from(der).map_err(malformed)?;
+    let unsupported = |error| {
+        bad(format!(
+            "the private key in {option} is encrypted in a way that is not supported ({error}); {CONVERT}"
+        ))
+    };
+    let encrypted = EncryptedPrivateKeyInfoRef::try_from(der).map_err(unsupported)?;
     match encrypted.decrypt(password) {
         Ok(key) => Ok(PrivatePkcs8KeyDer::from(key.as_bytes().to_vec()).into()),
         // A wrong password now and then makes padding that looks right, and then no key.
         Err(pkcs8::Error::EncryptedPrivateKey(DecryptFailed) | pkcs8::Error::Asn1(_)) => Err(bad(
             format!("the private key in {option} cannot be decrypted: the password is wrong"),
         )),
-        Err(pkcs8::Error::EncryptedPrivateKey(error)) if error != EncryptFailed => {
-            Err(bad(format!(
-                "the private key in {option} is encrypted in a way that is not supported ({error}); {CONVERT}"
-            )))
-        }
-        Err(error) => Err(malformed(error)),
+        Err(error) => Err(unsupported(error)),
     }
 }
 

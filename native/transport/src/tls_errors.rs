@@ -69,10 +69,10 @@ fn refused(why: &CertificateError) -> String {
     use CertificateError::*;
     match why {
         Expired | ExpiredContext { .. } => {
-            format!("the peer's certificate has expired ({why}); renew it, or set this host's clock")
+            format!("the peer's certificate has expired, or that of an authority it sent ({why}); renew it, or set this host's clock")
         }
         NotValidYet | NotValidYetContext { .. } => {
-            format!("the peer's certificate is not valid yet ({why}); set the clocks of both hosts")
+            format!("the peer's certificate is not valid yet, or that of an authority it sent ({why}); set the clocks of both hosts")
         }
         UnknownIssuer => {
             "the peer's certificate comes from an authority that is not in cacertfile; add that authority".into()
@@ -124,7 +124,8 @@ fn rejected(alert: AlertDescription, own: Option<&Certificate>) -> String {
         }
         ProtocolVersion => "no TLS version is allowed on both sides; compare versions",
         HandshakeFailure => {
-            "no cipher, group or kind of key suits both sides; compare ciphers, the peer's log says which"
+            "no cipher, group or kind of key suits both sides; compare ciphers. From OTP's own ssl it may also mean that \
+             this node's certificate is not for the host that was dialled; the peer's log says which"
         }
         UnrecognisedName => "it does not know the server name this node asked for",
         _ => "the peer's log may say why",

@@ -283,7 +283,34 @@ impl fmt::Display for Refusal {
                 f,
                 "the revocation list (CRL) of its issuer was not signed by that issuer; get another one"
             ),
-            Self::Other(error) => error.fmt(f),
+            Self::Other(error) => other(error, f),
         }
     }
+}
+
+fn other(error: &webpki::Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    use webpki::Error::*;
+    let why = match error {
+        CaUsedAsEndEntity => {
+            "it is an authority's (CA:TRUE), not a node's; let that authority issue one for the node"
+        }
+        EndEntityUsedAsCa => {
+            "it was issued by a certificate that is no authority's (CA:TRUE is missing)"
+        }
+        PathLenConstraintViolated => {
+            "an authority between it and cacertfile has a pathlen that allows no further authority"
+        }
+        NameConstraintViolation => {
+            "one of its authorities may not issue certificates for such names"
+        }
+        UnsupportedCertVersion => "it is not of version 3; issue one with a subjectAltName",
+        UnsupportedSignatureAlgorithmContext(_) => {
+            "it was signed by an algorithm that is not accepted, such as SHA-1; have it signed with SHA-256"
+        }
+        UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+            "the kind of its authority's key and the algorithm of its signature do not fit"
+        }
+        error => return write!(f, "{error}"),
+    };
+    f.write_str(why)
 }

@@ -4,14 +4,18 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use polydist_transport::{
-    Address, Contents, Error, Identity, Incoming, Kind, Listener, TlsConfig, TlsInfo, TlsOptions,
-    Verify, Version,
+    Address, Certificate, Error, Kind, RevocationOptions, TlsConfig, TlsInfo, TlsOptions, Verify,
+    Version,
 };
-use rcgen::date_time_ymd;
+use rcgen::{
+    BasicConstraints, CertificateRevocationList, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, date_time_ymd,
+};
 use support::{Authority, Place, soon, tls, until};
+use tokio::io::AsyncReadExt;
 
 /// A listener and a dialler made from these.
 fn between(server: &TlsOptions, client: &TlsOptions) -> Place {
@@ -22,147 +26,533 @@ fn between(server: &TlsOptions, client: &TlsOptions) -> Place {
 }
 
 /// How it ends on both sides, when it does not work.
-async fn failures(place: &Place) -> (Error, String) {
+async fn failures(place: &Place) -> (String, String) {
     let (listener, mut incoming) = place.open().unwrap();
     let (dialled, connected) = place.dial(listener.address());
     // In TLS 1.3 the client is done before the server has looked at its certificate.
-    let ours = match soon(connected).await {
+    let ours: Error = match soon(connected).await {
         Ok(_) => soon(dialled.recv()).await.unwrap_err(),
         Err(error) => error,
     };
+    assert_eq!(ours.kind(), Kind::Tls, "{ours}");
     until(|| listener.info().failed == 1).await;
     listener.close();
     assert!(incoming.next().await.is_none());
-    (ours, listener.info().last_error.unwrap())
+    (ours.to_string(), listener.info().last_error.unwrap())
 }
 
-async fn works(place: &Place) -> &'static str {
+/// What the listener's side is told of a connection that works.
+async fn works(place: &Place) -> TlsInfo {
     let (listener, mut incoming) = place.open().unwrap();
     let (dialled, accepted) = place.pair(&listener, &mut incoming).await;
     dialled.send(b"hello").unwrap();
     assert_eq!(soon(accepted.connection.recv()).await.unwrap(), b"hello");
-    accepted.info.tls.unwrap().version
+    accepted.info.tls.unwrap()
+}
+
+fn only(version: Version, options: &TlsOptions) -> TlsOptions {
+    TlsOptions {
+        versions: vec![version],
+        ..options.clone()
+    }
+}
+
+/// Whichever side has `bad`, the one with `good` says `why` it refuses it and the other what it was
+/// `told`, in both versions of TLS.
+async fn refused(bad: &TlsOptions, good: &TlsOptions, why: &str, told: &str) {
+    for version in [Version::Tls12, Version::Tls13] {
+        let (bad, good) = (only(version, bad), only(version, good));
+        let (dialler, listener) = failures(&between(&bad, &good)).await;
+        check(version, &dialler, why, &listener, told);
+        let (dialler, listener) = failures(&between(&good, &bad)).await;
+        check(version, &listener, why, &dialler, told);
+    }
+}
+
+fn check(version: Version, refusing: &str, why: &str, refused: &str, told: &str) {
+    assert!(refusing.contains(why), "{version:?}: {why}: {refusing}");
+    assert!(refused.contains(told), "{version:?}: {told}: {refused}");
 }
 
 #[tokio::test]
 async fn versions_are_what_both_sides_allow() {
-    let pem = Authority::new().issue(&["127.0.0.1"]);
-    let only = |version| TlsOptions {
-        versions: vec![version],
-        ..pem.clone()
+    let options = Authority::new().issue(&["127.0.0.1"]);
+    let old = only(Version::Tls12, &options);
+    let new = only(Version::Tls13, &options);
+    assert_eq!(works(&between(&options, &options)).await.version, "tlsv1.3");
+    assert_eq!(works(&between(&options, &old)).await.version, "tlsv1.2");
+    assert_eq!(works(&between(&old, &options)).await.version, "tlsv1.2");
+    for (server, client) in [(&new, &old), (&old, &new)] {
+        let (ours, theirs) = failures(&between(server, client)).await;
+        assert!(ours.contains("compare versions"), "{ours}");
+        assert!(theirs.contains("no TLS version in common"), "{theirs}");
+    }
+}
+
+#[tokio::test]
+async fn ciphers_and_groups_are_what_both_sides_allow_in_the_clients_order() {
+    let options = Authority::new().issue(&["127.0.0.1"]);
+    let list = |names: &[&str]| Some(names.iter().map(ToString::to_string).collect());
+    let ciphers = |names: &[&str]| TlsOptions {
+        ciphers: list(names),
+        ..options.clone()
     };
-    let (old, new) = (only(Version::Tls12), only(Version::Tls13));
-    assert_eq!(works(&between(&pem, &pem)).await, "tlsv1.3");
-    assert_eq!(works(&between(&pem, &old)).await, "tlsv1.2");
-    assert_eq!(works(&between(&old, &pem)).await, "tlsv1.2");
-    let (ours, theirs) = failures(&between(&new, &old)).await;
-    assert_eq!(ours.kind(), Kind::Tls);
-    assert!(ours.to_string().contains("compare versions"), "{ours}");
-    assert!(theirs.contains("compare versions"), "{theirs}");
+    const AES128: &str = "TLS_AES_128_GCM_SHA256";
+    const AES256: &str = "TLS_AES_256_GCM_SHA384";
+    const OLD: &str = "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384";
+    let (one, other) = (ciphers(&[AES128, AES256]), ciphers(&[AES256, AES128]));
+    assert_eq!(works(&between(&one, &other)).await.cipher, AES256);
+    assert_eq!(works(&between(&other, &one)).await.cipher, AES128);
+    let agreed = works(&between(&options, &ciphers(&[OLD]))).await;
+    assert_eq!((agreed.version, &agreed.cipher[..]), ("tlsv1.2", OLD));
+    let (ours, theirs) = failures(&between(&ciphers(&[AES128]), &ciphers(&[AES256]))).await;
+    assert!(ours.contains("compare ciphers"), "{ours}");
+    assert!(theirs.contains("no cipher in common"), "{theirs}");
+
+    let groups = |names: &[&str]| TlsOptions {
+        groups: list(names),
+        ..options.clone()
+    };
+    works(&between(
+        &groups(&["x25519", "secp384r1"]),
+        &groups(&["secp384r1"]),
+    ))
+    .await;
+    let apart = between(&groups(&["x25519"]), &groups(&["secp256r1"]));
+    let (ours, theirs) = failures(&apart).await;
+    assert!(ours.contains("no cipher, group or kind of key"), "{ours}");
+    assert!(theirs.contains("no group for the key exchange"), "{theirs}");
+}
+
+#[tokio::test]
+async fn chacha20_comes_first_in_tls_1_2_unless_the_user_has_an_order() {
+    let options = only(Version::Tls12, &Authority::new().issue(&["127.0.0.1"]));
+    let agreed = works(&between(&options, &options)).await;
+    assert!(agreed.cipher.contains("CHACHA20"), "{}", agreed.cipher);
 }
 
 #[tokio::test]
 async fn an_unknown_authority_is_refused_by_either_side() {
     let (a, b) = (Authority::new(), Authority::new());
-    let (of_a, of_b) = (a.issue(&["127.0.0.1"]), b.issue(&["127.0.0.1"]));
-    let (ours, theirs) = failures(&between(&of_a, &of_b)).await;
-    assert!(ours.to_string().contains("not in cacertfile"), "{ours}");
-    assert!(theirs.contains("trust the authority"), "{theirs}");
-    let trusting = TlsOptions {
+    let good = a.issue(&["127.0.0.1"]);
+    let stranger = TlsOptions {
         roots: a.roots(),
-        ..of_b
+        ..b.issue(&["127.0.0.1"])
     };
-    let (ours, theirs) = failures(&between(&of_a, &trusting)).await;
-    assert!(theirs.contains("not in cacertfile"), "{theirs}");
-    assert!(ours.to_string().contains("trust the authority"), "{ours}");
+    refused(
+        &stranger,
+        &good,
+        "not in cacertfile",
+        "does not trust the authority",
+    )
+    .await;
 }
 
 #[tokio::test]
-async fn a_certificate_for_another_host_is_refused_with_both_names() {
-    let pem = Authority::new().issue(&["elsewhere.example"]);
-    let (ours, _) = failures(&between(&pem, &pem)).await;
-    let sentence = ours.to_string();
-    assert!(
-        sentence.contains("127.0.0.1") && sentence.contains("elsewhere.example"),
-        "{ours}"
-    );
-    let mut place = between(&pem, &pem);
-    place.dial.server_name = Some("elsewhere.example".into());
-    works(&place).await;
-    place.dial.server_name = Some("no such name!".into());
-    let refused = polydist_transport::dial(place.transport, place.address, place.dial);
-    assert_eq!(refused.unwrap_err().kind(), Kind::BadOption);
+async fn a_wrong_signature_is_refused_by_either_side() {
+    let (a, b) = (Authority::named("one"), Authority::named("one"));
+    let forged = TlsOptions {
+        roots: a.roots(),
+        ..b.issue(&["127.0.0.1"])
+    };
+    let good = a.issue(&["127.0.0.1"]);
+    refused(
+        &forged,
+        &good,
+        "was not signed by the authority",
+        "a signature is wrong",
+    )
+    .await;
 }
 
 #[tokio::test]
-async fn an_expired_certificate_is_refused_and_named_so() {
+async fn a_certificate_out_of_its_time_is_refused_by_either_side_and_named_so() {
     let authority = Authority::new();
     let good = authority.issue(&["127.0.0.1"]);
     let expired = authority.issue_with(&["127.0.0.1"], |params| {
         params.not_before = date_time_ymd(2020, 1, 1);
         params.not_after = date_time_ymd(2021, 1, 1);
     });
-    let (ours, theirs) = failures(&between(&expired, &good)).await;
-    assert!(
-        ours.to_string().contains("peer's certificate has expired"),
-        "{ours}"
-    );
-    assert!(
-        theirs.contains("this node's certificate has expired"),
-        "{theirs}"
-    );
-    let (ours, theirs) = failures(&between(&good, &expired)).await;
-    assert!(
-        theirs.contains("peer's certificate has expired"),
-        "{theirs}"
-    );
-    assert!(
-        ours.to_string()
-            .contains("this node's certificate has expired"),
-        "{ours}"
-    );
+    let future = authority.issue_with(&["127.0.0.1"], |params| {
+        params.not_before = date_time_ymd(2400, 1, 1);
+        params.not_after = date_time_ymd(2401, 1, 1);
+    });
+    let told = "this node's certificate has expired";
+    refused(&expired, &good, "the peer's certificate has expired", told).await;
+    let between = authority.below_with("between", |params| {
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(2021, 1, 1);
+    });
+    let under_it = between.issue(&["127.0.0.1"]);
+    let told = "or that of one of its authorities, for expired";
+    refused(&under_it, &good, "or that of an authority it sent", told).await;
+    let told = "this node's certificate is not valid yet";
+    refused(
+        &future,
+        &good,
+        "the peer's certificate is not valid yet",
+        told,
+    )
+    .await;
 }
 
 #[tokio::test]
-async fn a_client_without_a_certificate_is_refused_when_one_is_wanted() {
-    let pem = Authority::new().issue(&["127.0.0.1"]);
+async fn a_certificate_for_something_else_is_refused_by_either_side() {
+    let authority = Authority::new();
+    let other = authority.issue_with(&["127.0.0.1"], |params| {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning];
+    });
+    let good = authority.issue(&["127.0.0.1"]);
+    let told = "this node's certificate may not be used for this";
+    refused(
+        &other,
+        &good,
+        "the peer's certificate may not be used for this",
+        told,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn an_authoritys_own_certificate_is_no_nodes() {
+    let key = KeyPair::generate().unwrap();
+    let authority = Authority::new();
+    let itself = authority.issue_for(&key, &["127.0.0.1"], |params| {
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    });
+    let good = authority.issue(&["127.0.0.1"]);
+    refused(&itself, &good, "it is an authority's", "its own reason").await;
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_host_is_refused_with_both_names() {
+    let options = Authority::new().issue(&["elsewhere.example"]);
+    let (ours, theirs) = failures(&between(&options, &options)).await;
+    assert!(
+        ours.contains("127.0.0.1") && ours.contains("elsewhere.example"),
+        "{ours}"
+    );
+    assert!(
+        theirs.contains("is for elsewhere.example, and must be for the host"),
+        "{theirs}"
+    );
+    let mut place = between(&options, &options);
+    place.dial.server_name = Some("elsewhere.example".into());
+    works(&place).await;
+    place.dial.server_name = Some("no such name!".into());
+    let refused = polydist_transport::dial(place.transport, place.address, place.dial);
+    assert_eq!(refused.unwrap_err().kind(), Kind::BadOption);
+    let careless = TlsOptions {
+        check_host: false,
+        ..options.clone()
+    };
+    works(&between(&options, &careless)).await;
+}
+
+#[tokio::test]
+async fn a_common_name_counts_where_there_is_no_other_name_of_a_host() {
+    let authority = Authority::new();
+    let common = |hosts: &[&str]| {
+        authority.issue_with(hosts, |params| {
+            params.distinguished_name = DistinguishedName::new();
+            params
+                .distinguished_name
+                .push(DnType::CommonName, "common.example");
+        })
+    };
+    let mut place = between(&common(&[]), &common(&[]));
+    place.dial.server_name = Some("Common.example".into());
+    works(&place).await;
+    let mut place = between(&common(&["127.0.0.1"]), &common(&[]));
+    place.dial.server_name = Some("common.example".into());
+    let (ours, _) = failures(&place).await;
+    assert!(ours.contains("only valid for 127.0.0.1"), "{ours}");
+}
+
+#[tokio::test]
+async fn a_peer_without_a_certificate_is_refused_when_one_is_wanted() {
+    let options = Authority::new().issue(&["127.0.0.1"]);
     let nameless = TlsOptions {
         identities: Vec::new(),
-        ..pem.clone()
+        ..options.clone()
     };
-    let (ours, theirs) = failures(&between(&pem, &nameless)).await;
-    assert!(theirs.contains("fail_if_no_peer_cert"), "{theirs}");
-    assert!(ours.to_string().contains("wants a certificate"), "{ours}");
-    let lenient = TlsOptions {
-        fail_if_no_peer_cert: false,
-        ..pem
+    let deferred = TlsOptions {
+        verify: Verify::Deferred,
+        ..options.clone()
     };
-    works(&between(&lenient, &nameless)).await;
+    for version in [Version::Tls12, Version::Tls13] {
+        let nameless = only(version, &nameless);
+        for server in [&options, &deferred] {
+            let (ours, theirs) = failures(&between(server, &nameless)).await;
+            assert!(theirs.contains("fail_if_no_peer_cert"), "{theirs}");
+            assert!(ours.contains("wants a certificate"), "{ours}");
+            let lenient = TlsOptions {
+                fail_if_no_peer_cert: false,
+                ..server.clone()
+            };
+            let agreed = works(&between(&lenient, &nameless)).await;
+            assert!(agreed.chain.is_empty() && agreed.own.is_some());
+        }
+    }
 }
 
 #[tokio::test]
 async fn verify_none_takes_any_certificate_for_any_name() {
-    let (a, b) = (
-        Authority::new().issue(&["a"]),
-        Authority::new().issue(&["b"]),
-    );
-    let server = TlsOptions {
+    let any = |host: &str| TlsOptions {
         verify: Verify::None,
         roots: None,
-        ..a
+        ..Authority::new().issue(&[host])
     };
-    let client = TlsOptions {
-        verify: Verify::None,
-        roots: None,
-        ..b
-    };
-    works(&between(&server, &client)).await;
     for version in [Version::Tls12, Version::Tls13] {
+        let agreed = works(&between(&any("a"), &only(version, &any("b")))).await;
+        assert!(agreed.chain.is_empty(), "the client was not asked");
+    }
+}
+
+#[tokio::test]
+async fn a_deferred_verification_has_the_chain_to_look_at() {
+    let any = |host: &str| TlsOptions {
+        verify: Verify::Deferred,
+        roots: None,
+        ..Authority::new().below("between", 7).issue(&[host])
+    };
+    for version in [Version::Tls12, Version::Tls13] {
+        let agreed = works(&between(&any("a"), &only(version, &any("b")))).await;
+        assert_eq!(agreed.chain.len(), 2);
+        assert_eq!(Certificate::of(&agreed.chain[0]).unwrap().hosts, ["b"]);
+        assert_eq!(agreed.own.unwrap().hosts, ["a"]);
+    }
+}
+
+#[tokio::test]
+async fn there_may_be_as_many_intermediate_certificates_as_depth_says() {
+    let authority = Authority::new();
+    let deep = authority
+        .below("first", 1)
+        .below("second", 2)
+        .issue(&["127.0.0.1"]);
+    let depth = |depth| TlsOptions {
+        depth,
+        ..authority.issue(&["127.0.0.1"])
+    };
+    for enough in [None, Some(2), Some(9)] {
+        works(&between(&deep, &depth(enough))).await;
+        works(&between(&depth(enough), &deep)).await;
+    }
+    let why = "there are more than 1 intermediate certificates";
+    refused(
+        &deep,
+        &depth(Some(1)),
+        why,
+        "too many intermediate certificates",
+    )
+    .await;
+    works(&between(&depth(Some(0)), &depth(Some(0)))).await;
+}
+
+/// With these revocation lists.
+fn looking_up(
+    options: &TlsOptions,
+    lists: &[&CertificateRevocationList],
+    chain: bool,
+    allow_unknown: bool,
+) -> TlsOptions {
+    let files = lists.iter().map(|list| list.pem().unwrap().into_bytes());
+    TlsOptions {
+        revocation: Some(RevocationOptions {
+            files: files.collect(),
+            chain,
+            allow_unknown,
+        }),
+        ..options.clone()
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_certificate_is_refused_by_either_side() {
+    let authority = Authority::new();
+    let numbered = |number: u64| {
+        authority.issue_with(&["127.0.0.1"], |params| {
+            params.serial_number = Some(number.into());
+        })
+    };
+    let (good, bad) = (numbered(1), numbered(2));
+    let list = authority.revoked(&[2], -2..1);
+    let told = "this node's certificate has been revoked";
+    for allow_unknown in [false, true] {
+        let checking = looking_up(&good, &[&list], true, allow_unknown);
+        refused(&bad, &checking, "has been revoked", told).await;
+        works(&between(&good, &checking)).await;
+        works(&between(&checking, &good)).await;
+    }
+    let der = TlsOptions {
+        revocation: Some(RevocationOptions {
+            files: vec![list.der().to_vec()],
+            ..RevocationOptions::default()
+        }),
+        ..good
+    };
+    refused(&bad, &der, "has been revoked", told).await;
+}
+
+#[tokio::test]
+async fn without_a_current_revocation_list_certificates_are_refused_unless_allowed() {
+    let authority = Authority::named("the issuer");
+    let options = authority.issue(&["127.0.0.1"]);
+    let told = "its own reason not to accept this node's certificate, such as a revocation list";
+    let (other, old) = (
+        Authority::new().revoked(&[], -2..1),
+        authority.revoked(&[9], -9..-1),
+    );
+    let forged = Authority::named("the issuer").revoked(&[], -2..1);
+    for (list, why) in [
+        (&other, "there is no revocation list"),
+        (&old, "is out of date"),
+        (&forged, "was not signed by that issuer"),
+    ] {
+        let strict = looking_up(&options, &[list], true, false);
+        refused(&options, &strict, why, told).await;
+    }
+    for list in [&other, &old] {
+        works(&between(
+            &options,
+            &looking_up(&options, &[list], true, true),
+        ))
+        .await;
+    }
+    let current = authority.revoked(&[], -2..1);
+    for lists in [[&old, &current], [&current, &old]] {
+        works(&between(
+            &options,
+            &looking_up(&options, &lists, true, false),
+        ))
+        .await;
+    }
+    let error = TlsConfig::client(&looking_up(&options, &[], true, false)).unwrap_err();
+    assert!(error.to_string().contains("there are none"), "{error}");
+}
+
+#[tokio::test]
+async fn authorities_between_are_looked_up_for_the_whole_chain_only() {
+    let authority = Authority::new();
+    let between_them = authority.below("between", 5);
+    let below = between_them.issue(&["127.0.0.1"]);
+    let good = authority.issue(&["127.0.0.1"]);
+    let lists = [
+        &authority.revoked(&[5], -2..1),
+        &between_them.revoked(&[], -2..1),
+    ];
+    let told = "this node's certificate has been revoked, or that of one of its authorities";
+    refused(
+        &below,
+        &looking_up(&good, &lists, true, false),
+        "has been revoked",
+        told,
+    )
+    .await;
+    works(&between(&below, &looking_up(&good, &lists, false, false))).await;
+}
+
+#[tokio::test]
+async fn of_several_certificates_the_first_is_shown_whose_key_suits_the_peer() {
+    let authority = Authority::new();
+    let ecdsa = authority.issue(&["127.0.0.1"]);
+    let rsa = KeyPair::from_pem(include_str!("keys/rsa.pem")).unwrap();
+    let rsa = authority.issue_for(&rsa, &["127.0.0.1"], |_| ());
+    let several = TlsOptions {
+        identities: [rsa.identities, ecdsa.identities.clone()].concat(),
+        ..ecdsa.clone()
+    };
+    let picky = TlsOptions {
+        ciphers: Some(vec!["TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384".into()]),
+        ..ecdsa.clone()
+    };
+    let own = |options| TlsConfig::server(options).unwrap().own().to_vec();
+    let both = own(&several);
+    assert_eq!(
+        works(&between(&several, &ecdsa)).await.own.as_ref(),
+        Some(&both[0])
+    );
+    assert_eq!(
+        works(&between(&several, &picky)).await.own.as_ref(),
+        Some(&both[1])
+    );
+    let agreed = works(&between(&ecdsa, &several)).await;
+    assert_eq!(Certificate::of(&agreed.chain[0]).unwrap(), both[0]);
+    let (ours, theirs) = failures(&between(
+        &TlsOptions {
+            identities: several.identities[..1].to_vec(),
+            ..several.clone()
+        },
+        &picky,
+    ))
+    .await;
+    assert!(ours.contains("kind of key"), "{ours}");
+    assert!(theirs.contains("the kind of this node's key"), "{theirs}");
+}
+
+#[tokio::test]
+async fn of_several_certificates_one_is_shown_whose_authority_the_peer_trusts() {
+    let (old, new) = (Authority::new(), Authority::new().below("between", 3));
+    let of_new = new.issue(&["127.0.0.1"]);
+    let of_both = TlsOptions {
+        identities: [
+            old.issue(&["127.0.0.1"]).identities,
+            of_new.identities.clone(),
+        ]
+        .concat(),
+        ..of_new.clone()
+    };
+    for version in [Version::Tls12, Version::Tls13] {
+        let agreed = works(&between(&of_new, &only(version, &of_both))).await;
+        assert_eq!(
+            agreed.chain.len(),
+            2,
+            "the old one has no authority between"
+        );
+    }
+}
+
+#[tokio::test]
+async fn keys_may_be_of_any_common_kind() {
+    let authority = Authority::new();
+    let rsa = KeyPair::from_pem(include_str!("keys/rsa.pem")).unwrap();
+    let kinds = [
+        &rcgen::PKCS_ECDSA_P256_SHA256,
+        &rcgen::PKCS_ECDSA_P384_SHA384,
+        &rcgen::PKCS_ECDSA_P521_SHA512,
+        &rcgen::PKCS_ED25519,
+    ];
+    let generated = kinds.map(|kind| KeyPair::generate_for(kind).unwrap());
+    for key in generated.iter().chain([&rsa]) {
+        let options = authority.issue_for(key, &["127.0.0.1"], |_| ());
+        for version in [Version::Tls12, Version::Tls13] {
+            works(&between(&options, &only(version, &options))).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_sni_the_server_is_not_told_the_name() {
+    let options = Authority::new().issue(&["a"]);
+    for sni in [true, false] {
+        let mut place = tls();
         let client = TlsOptions {
-            versions: vec![version],
-            ..client.clone()
+            sni,
+            ..options.clone()
         };
-        works(&between(&server, &client)).await;
+        place.dial.tls = Some(TlsConfig::client(&client).unwrap());
+        place.dial.server_name = Some("secret.example".into());
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Address::Ip(server.local_addr().unwrap());
+        let (_dialled, _connected) = place.dial(&address);
+        let (mut peer, _) = soon(server.accept()).await.unwrap();
+        let mut header = [0; 5];
+        soon(peer.read_exact(&mut header)).await.unwrap();
+        let mut hello = vec![0; u16::from_be_bytes([header[3], header[4]]).into()];
+        soon(peer.read_exact(&mut hello)).await.unwrap();
+        let name = b"secret.example";
+        assert_eq!(hello.windows(name.len()).any(|bytes| bytes == name), sni);
     }
 }
 
@@ -240,62 +630,6 @@ async fn the_time_it_took_includes_the_tls_handshake_on_both_sides() {
     assert!(soon(incoming.next()).await.unwrap().info.took >= DELAY - Duration::from_millis(5));
 }
 
-#[test]
-fn configurations_that_cannot_work_name_the_option_and_the_cure() {
-    let authority = Authority::new();
-    let good = authority.issue(&["a"]);
-    let other = authority.issue(&["a"]);
-    let text = |text: &[u8]| Some(Contents::pem(text));
-    let with = |change: &dyn Fn(&mut Identity)| {
-        let mut options = good.clone();
-        change(&mut options.identities[0]);
-        options
-    };
-    let rooted = |roots| TlsOptions {
-        roots,
-        ..good.clone()
-    };
-    let garbled = b"-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n";
-    let cases = [
-        (
-            with(&|identity| identity.key = other.identities[0].key.clone()),
-            "certfile and keyfile do not belong together",
-        ),
-        (with(&|identity| identity.key = None), "set keyfile"),
-        (
-            TlsOptions {
-                identities: Vec::new(),
-                ..good.clone()
-            },
-            "set certfile and keyfile",
-        ),
-        (
-            with(&|identity| identity.key = text(b"nothing")),
-            "BEGIN PRIVATE KEY",
-        ),
-        (
-            with(&|identity| identity.cert = Contents::pem(b"nothing")),
-            "certfile holds no certificate",
-        ),
-        (rooted(text(b"")), "cacertfile holds no certificate"),
-        (rooted(None), "set cacertfile"),
-        (rooted(text(garbled)), "cacertfile is no valid PEM"),
-        (
-            rooted(Some(Contents::der([b"nothing".to_vec()]))),
-            "certificate 1 in cacerts cannot be used",
-        ),
-        (
-            with(&|identity| identity.cert = Contents::der([b"nothing".to_vec()])),
-            "cert cannot be used: the certificate is malformed",
-        ),
-    ];
-    for (options, expected) in cases {
-        let error = TlsConfig::server(&options).unwrap_err();
-        assert_eq!(error.kind(), Kind::Tls);
-        assert!(error.to_string().contains(expected), "{expected}: {error}");
-    }
-}
-
 #[tokio::test]
 async fn listening_and_dialling_want_their_own_part_of_the_options() {
     let mut place = tls();
@@ -303,112 +637,4 @@ async fn listening_and_dialling_want_their_own_part_of_the_options() {
     assert_eq!(place.open().unwrap_err().kind(), Kind::BadOption);
     let refused = polydist_transport::dial(place.transport, place.address, place.dial);
     assert_eq!(refused.unwrap_err().kind(), Kind::BadOption);
-}
-
-/// Connects and talks both ways; what both sides say of TLS.
-async fn connected(listener: &Listener, incoming: &mut Incoming, place: &Place) -> [TlsInfo; 2] {
-    let (dialled, connected) = place.dial(listener.address());
-    let accepted = soon(incoming.next()).await.unwrap();
-    dialled.send(b"hello").unwrap();
-    assert_eq!(soon(accepted.connection.recv()).await.unwrap(), b"hello");
-    // What lets the dialler come again is before this.
-    accepted.connection.send(b"welcome").unwrap();
-    assert_eq!(soon(dialled.recv()).await.unwrap(), b"welcome");
-    let ours = soon(connected).await.unwrap();
-    [ours.tls.unwrap(), accepted.info.tls.unwrap()]
-}
-
-#[tokio::test]
-async fn who_comes_again_resumes_the_session_and_is_known_by_the_same_certificates() {
-    for version in [Version::Tls12, Version::Tls13] {
-        let pem = TlsOptions {
-            versions: vec![version],
-            ..Authority::new().issue(&["127.0.0.1"])
-        };
-        let place = between(&pem, &pem);
-        let (listener, mut incoming) = place.open().unwrap();
-        let first = connected(&listener, &mut incoming, &place).await;
-        for again in 0..3 {
-            let next = connected(&listener, &mut incoming, &place).await;
-            for (first, next) in first.iter().zip(&next) {
-                assert!(!first.resumed && next.resumed, "{version:?} {again}");
-                assert!(!first.chain.is_empty());
-                assert_eq!(first.chain, next.chain);
-                assert_eq!(first.own, next.own);
-                assert_eq!(first.cipher, next.cipher);
-            }
-        }
-        // Sessions belong to the configurations they were made with, on either side.
-        let reloaded = between(&pem, &pem);
-        let [ours, theirs] = connected(&listener, &mut incoming, &reloaded).await;
-        assert!(!ours.resumed && !theirs.resumed);
-        let (listener, mut incoming) = between(&pem, &pem).open().unwrap();
-        let [ours, theirs] = connected(&listener, &mut incoming, &place).await;
-        assert!(!ours.resumed && !theirs.resumed);
-    }
-}
-
-#[tokio::test]
-async fn a_session_is_not_resumed_when_a_certificate_has_ended_meanwhile() {
-    let authority = Authority::new();
-    tokio::join!(
-        ended_meanwhile(&authority, Version::Tls12, true),
-        ended_meanwhile(&authority, Version::Tls12, false),
-        ended_meanwhile(&authority, Version::Tls13, true),
-        ended_meanwhile(&authority, Version::Tls13, false),
-    );
-}
-
-async fn ended_meanwhile(authority: &Authority, version: Version, servers: bool) {
-    let good = authority.issue(&["127.0.0.1"]);
-    let end = SystemTime::now() + Duration::from_secs(5);
-    let ending = authority.issue_with(&["127.0.0.1"], |params| {
-        params.not_after = date_time_ymd(1970, 1, 1) + end.duration_since(UNIX_EPOCH).unwrap();
-    });
-    let only = |pem: &TlsOptions| TlsOptions {
-        versions: vec![version],
-        ..pem.clone()
-    };
-    let (server, client) = match servers {
-        true => (only(&ending), only(&good)),
-        false => (only(&good), only(&ending)),
-    };
-    let lenient = |pem: &TlsOptions| TlsOptions {
-        verify: Verify::Deferred,
-        ..pem.clone()
-    };
-    let place = between(&server, &client);
-    let unverified = between(&lenient(&server), &lenient(&client));
-    let (listener, mut incoming) = place.open().unwrap();
-    let (other, mut others) = unverified.open().unwrap();
-    for _ in 0..2 {
-        connected(&listener, &mut incoming, &place).await;
-        connected(&other, &mut others, &unverified).await;
-    }
-    until(|| SystemTime::now() > end + Duration::from_secs(1)).await;
-    let (dialled, connecting) = place.dial(listener.address());
-    let (verifier, shown) = match servers {
-        true => {
-            let ours = soon(connecting).await.unwrap_err();
-            let accepted = soon(incoming.next()).await.unwrap();
-            let theirs = soon(accepted.connection.recv()).await.unwrap_err();
-            (ours.to_string(), theirs.to_string())
-        }
-        false => {
-            until(|| listener.info().failed == 1).await;
-            let ours = soon(dialled.recv()).await.unwrap_err();
-            (listener.info().last_error.unwrap(), ours.to_string())
-        }
-    };
-    assert!(
-        verifier.contains("peer's certificate has expired"),
-        "{verifier}"
-    );
-    assert!(
-        shown.contains("this node's certificate has expired"),
-        "{shown}"
-    );
-    // Where no certificate is verified, none is when a session is resumed.
-    let [ours, _] = connected(&other, &mut others, &unverified).await;
-    assert!(ours.resumed);
 }

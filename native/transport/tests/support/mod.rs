@@ -4,7 +4,9 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use polydist_channel::{Opened, Session};
@@ -12,9 +14,14 @@ use polydist_transport::{
     Accepted, Address, Connection, Contents, DialOptions, Error, Established, Identity, Incoming,
     Info, ListenOptions, Listener, Pending, TlsConfig, TlsOptions, Transport, dial, transport,
 };
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationList,
+    CertificateRevocationListParams, DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod, KeyPair,
+    RevokedCertParams,
+};
 use socket2::Socket;
 use tempfile::TempDir;
+use time::OffsetDateTime;
 
 /// How long anything that must happen may take.
 pub const SOON: Duration = Duration::from_secs(10);
@@ -134,19 +141,71 @@ pub async fn until(mut holds: impl FnMut() -> bool) {
 /// A certificate authority.
 pub struct Authority {
     cert: String,
-    issuer: Issuer<'static, KeyPair>,
+    /// Those between it and the one to trust, itself first.
+    chain: String,
+    pub issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
     pub fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        let name = format!("authority {:?}", key.public_key_raw());
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Self::named(&format!("authority {number}"))
+    }
+
+    pub fn named(name: &str) -> Self {
+        let (params, key) = Self::params(name);
         let cert = params.self_signed(&key).unwrap().pem();
         let issuer = Issuer::new(params, key);
-        Self { cert, issuer }
+        Self {
+            cert,
+            chain: String::new(),
+            issuer,
+        }
+    }
+
+    fn params(name: &str) -> (CertificateParams, KeyPair) {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        (params, KeyPair::generate().unwrap())
+    }
+
+    /// An authority that this one vouches for; who trusts this one trusts that one.
+    pub fn below(&self, name: &str, serial: u64) -> Self {
+        self.below_with(name, |params| params.serial_number = Some(serial.into()))
+    }
+
+    pub fn below_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let (mut params, key) = Self::params(name);
+        change(&mut params);
+        let cert = params.signed_by(&key, &self.issuer).unwrap().pem();
+        Self {
+            cert: self.cert.clone(),
+            chain: cert + &self.chain,
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    /// The list of those it has revoked, valid for these days from now.
+    pub fn revoked(&self, serials: &[u64], days: Range<i64>) -> CertificateRevocationList {
+        let day = |days| OffsetDateTime::now_utc() + time::Duration::days(days);
+        let revoked = serials.iter().map(|serial| RevokedCertParams {
+            serial_number: (*serial).into(),
+            revocation_time: day(days.start),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: day(days.start),
+            next_update: day(days.end),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap()
     }
 
     /// What trusts it.
@@ -180,7 +239,7 @@ impl Authority {
         let cert = params.signed_by(key, &self.issuer).unwrap();
         TlsOptions {
             identities: vec![Identity {
-                cert: Contents::pem(cert.pem()),
+                cert: Contents::pem(cert.pem() + &self.chain),
                 key: Some(Contents::pem(key.serialize_pem())),
                 password: None,
             }],

@@ -1,0 +1,158 @@
+%%% A cluster of five that moves from stock inet_tcp to TLS alone, a node at a time, while every node sends to every other.
+%%%
+%%% What touches one node costs the others nothing: no message between them is lost or late, none of them sees another go down.
+-module(polydist_rolling_SUITE).
+
+-compile([export_all, nowarn_export_all]).
+
+-import(polydist_ct, [doc/1, lab/1]).
+-import(polydist_node, [call/4]).
+
+-define(NODES, 5).
+
+suite() -> [{timetrap, {minutes, 2}}].
+
+all() -> [from_stock_inet_tcp_to_tls_alone].
+
+%% By default global ends the connections between the others when one is ended on purpose, as polydist:reconnect/2 does.
+init_per_suite(Config0) ->
+    Config = polydist_ct:open_lab(?MODULE, Config0),
+    polydist_ct:put_lab(Config, (lab(Config))#{args => ["-kernel", "prevent_overlapping_partitions", "false"]}).
+
+end_per_suite(Config) -> polydist_ct:close_lab(Config).
+
+from_stock_inet_tcp_to_tls_alone(Config) ->
+    doc("inet_tcp, polydist with a shared port, TLS preferred, TLS alone"),
+    Names = [polydist_ct:unique("r") || _ <- lists:seq(1, ?NODES)],
+    Stock = polydist_node:start_all(lab(Config), [stock(Name) || Name <- Names]),
+    Cluster = maps:from_list([{Node, Handle} || #{node := Node} = Handle <- Stock]),
+    [loaded(Handle, Cluster) || Handle <- Stock],
+    settle(Cluster, none),
+    Ours = each(Cluster, fun(Node, Now) -> restart(Config, Node, Now) end),
+    [tcp] = transports(Ours),
+    each(Ours, fun prefer_tls/2),
+    [tls] = transports(Ours),
+    Ports = [registered_port(Config, Node) || Node <- maps:keys(Ours)],
+    each(Ours, fun tls_alone/2),
+    [tls] = transports(Ours),
+    [{error, econnrefused} = gen_tcp:connect({127, 0, 0, 1}, Port, []) || Port <- Ports],
+    [hears_nothing(other_port(Config, Node, Ports)) || Node <- maps:keys(Ours)],
+    ok.
+
+stock(Name) ->
+    #{name => {exactly, Name}, stock => list_to_integer(erlang:system_info(otp_release)), proto_dist => "inet_tcp"}.
+
+%% One step touches one node, and leaves the cluster whole.
+each(Cluster, Step) ->
+    lists:foldl(fun(Node, Now) ->
+        Next = Step(Node, Now),
+        settle(Next, Node),
+        ct:log("~p: ~0p", [Node, Step]),
+        Next
+    end, Cluster, maps:keys(Cluster)).
+
+%%
+%% The steps
+%%
+
+restart(Config, Node, Cluster) ->
+    ok = polydist_node:stop(maps:get(Node, Cluster)),
+    [Name, _] = string:split(atom_to_list(Node), "@"),
+    Started = polydist_node:start(lab(Config), #{
+        name => {exactly, Name}, carriers => [tcp, tls], policy => policy([tcp, tls]),
+        config => #{listen => #{tcp => #{shared => [tcp, tls]}}}
+    }),
+    Next = Cluster#{Node := Started},
+    loaded(Started, Next),
+    Next.
+
+%% A peer that still prefers tcp may connect first; when its turn comes both prefer TLS.
+prefer_tls(Node, Cluster) ->
+    #{Node := Handle} = Cluster,
+    ok = call(Handle, polydist, set_policy, [policy([tls, tcp])]),
+    [{ok, #{from := _, to := _}} = call(Handle, polydist, reconnect, [Other, #{}]) || Other <- maps:keys(Cluster), Other =/= Node],
+    Cluster.
+
+tls_alone(Node, Cluster) ->
+    #{Node := Handle} = Cluster,
+    ok = call(Handle, polydist, set_policy, [policy([tls])]),
+    ok = call(Handle, polydist, remove_listener, [tcp]),
+    Cluster.
+
+policy(Transports) -> [{any, #{transports => Transports}}].
+
+%%
+%% Seen from outside
+%%
+
+loaded(Handle, Cluster) ->
+    {Module, Binary, File} = code:get_object_code(polydist_load),
+    {module, Module} = call(Handle, code, load_binary, [Module, File, Binary]),
+    ok = call(Handle, Module, start, [maps:keys(Cluster)]).
+
+transports(Cluster) ->
+    lists:usort([T || Handle <- maps:values(Cluster), #{transport := T} <- connections(Handle)]).
+
+connections(Handle) ->
+    Connections = call(Handle, polydist, connections, []),
+    ?NODES = length(Connections) + 1,
+    Connections.
+
+%% Waits until all that was sent by the end of a step has come, and looks at what the step did to whom.
+settle(Cluster, Touched) ->
+    settle(Cluster, Touched, reports(Cluster, Touched), erlang:monotonic_time(millisecond) + 20000).
+
+settle(Cluster, Touched, Sent, Deadline) ->
+    case outstanding(Sent, reports(Cluster, Touched)) of
+        [] -> ok;
+        Outstanding ->
+            erlang:monotonic_time(millisecond) < Deadline orelse error({never_came, Touched, Outstanding}),
+            receive after 50 -> settle(Cluster, Touched, Sent, Deadline) end
+    end.
+
+reports(Cluster, Touched) ->
+    maps:map(fun(Node, Handle) ->
+        Report = call(Handle, polydist_load, take, []),
+        unharmed(Node, Report, Touched),
+        Report
+    end, Cluster).
+
+outstanding(Sent, Reports) ->
+    [{From, To, Number} || {From, #{run := Run, sent := Numbers}} <- maps:to_list(Sent), {To, Number} <- maps:to_list(Numbers),
+        not has_come(maps:get(To, Reports), From, Run, Number)].
+
+has_come(#{received := Received}, From, Run, Number) ->
+    case Received of
+        #{From := {Run, Last}} -> Last >= Number;
+        _ -> false
+    end.
+
+unharmed(Touched, #{wrong := []}, Touched) ->
+    ok;
+unharmed(Node, #{wrong := [], missing := Missing, down := Down}, Touched) ->
+    {Node, [], []} = {Node, [Each || {From, _, _} = Each <- Missing, From =/= Touched], Down -- [Touched || _ <- Down]}.
+
+registered_port(Config, Node) ->
+    #{port := Port} = registered(Config, Node),
+    Port.
+
+registered(Config, Node) ->
+    [Name, _] = string:split(atom_to_list(Node), "@"),
+    polydist_ct:epmd_lookup(maps:get(epmd, lab(Config)), Name).
+
+%% What is registered follows the listeners, in its own time.
+other_port(Config, Node, Ports) ->
+    polydist_ct:wait_until(fun() ->
+        case registered(Config, Node) of
+            #{port := Port} -> not lists:member(Port, Ports);
+            not_found -> false
+        end
+    end),
+    registered_port(Config, Node).
+
+%% A stock node of another name begins, in the clear.
+hears_nothing(Port) ->
+    {ok, Socket} = gen_tcp:connect({127, 0, 0, 1}, Port, [binary, {active, false}, {packet, 2}]),
+    ok = gen_tcp:send(Socket, <<$N, 16#d07df7fbd:64, 1:32, 5:16, "x@abc">>),
+    {error, closed} = gen_tcp:recv(Socket, 0, 20000),
+    ok = gen_tcp:close(Socket).
