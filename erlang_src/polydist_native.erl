@@ -61,7 +61,8 @@
 %% `listener' is the acceptor's addition. `addresses' are all of both ends, where an end can have several.
 
 -type tls_info() :: #{version := 'tlsv1.2' | 'tlsv1.3', cipher := binary(), resumed := boolean(), ktls := boolean(),
-                      deferred := boolean(), peer := certificate() | undefined, own := certificate() | undefined, chain := [Der :: binary()]}.
+                      deferred := boolean(), peer := certificate() | undefined, own := certificate() | undefined,
+                      chain := [Der :: binary()]}.
 %% `resumed': it goes on with the keys of an earlier session. `ktls': the kernel does the encryption. `own' is the certificate of
 %% ours that the peer was shown; `chain' is what it sent, `peer' the first of these. `deferred': the chain was taken on trust.
 

@@ -143,7 +143,7 @@ a_refused_peer_gets_no_challenge(Config) ->
 tls_client(Config, Port, Options) ->
     {ok, [Sides]} = file:consult(optfile(Config, Options)),
     {client, Client} = lists:keyfind(client, 1, Sides),
-    {ok, Socket} = ssl:connect("localhost", Port, [binary, {active, false}, {packet, 2}, inet | Client], 5000),
+    {ok, Socket} = ssl:connect("localhost", Port, [binary, {active, false}, {packet, 4}, inet | Client], 5000),
     Socket.
 
 first_message(Name) ->

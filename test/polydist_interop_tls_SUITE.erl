@@ -87,7 +87,7 @@ big_messages(#{node := A} = Us, #{node := B} = Stock) ->
         ok
     end),
     true = eval(Stock, "
-        Payload = << <<N:32>> || N <- lists:seq(1, Size div 4) >>,
+        Payload = term_to_binary(lists:seq(1, Size div 5)),
         erlang:md5(Payload) =:= rpc:call(A, erlang, md5, [Payload]) andalso Payload =:= rpc:call(A, erlang, hd, [[Payload]])",
         #{'A' => A, 'Size' => ?BIG}).
 

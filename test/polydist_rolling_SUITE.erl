@@ -14,7 +14,8 @@ suite() -> [{timetrap, {minutes, 2}}].
 
 all() -> [from_stock_inet_tcp_to_tls_alone].
 
-%% By default global ends the connections between the others when one is ended on purpose, as polydist:reconnect/2 does.
+%% By default global takes a connection that is ended on purpose, as by polydist:reconnect/2, for the beginning of a partition: all
+%% others then disconnect from both of its nodes.
 init_per_suite(Config0) ->
     Config = polydist_ct:open_lab(?MODULE, Config0),
     polydist_ct:put_lab(Config, (lab(Config))#{args => ["-kernel", "prevent_overlapping_partitions", "false"]}).
@@ -47,7 +48,6 @@ each(Cluster, Step) ->
     lists:foldl(fun(Node, Now) ->
         Next = Step(Node, Now),
         settle(Next, Node),
-        ct:log("~p: ~0p", [Node, Step]),
         Next
     end, Cluster, maps:keys(Cluster)).
 

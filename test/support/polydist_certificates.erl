@@ -57,7 +57,8 @@ address(Ip) -> << <<Part:16>> || Part <- tuple_to_list(Ip) >>.
 %% options, such as `versions', are for both sides.
 -spec write(file:filename(), {Name :: string(), identity()}, Trusted :: [authority()], [{atom(), term()}]) -> file:filename().
 write(Directory, {Name, #{cert := Cert, key := Key}}, Trusted, More) ->
-    [CertFile, KeyFile, CaFile, Optfile] = [filename:join(Directory, Name ++ End) || End <- [".cert.pem", ".key.pem", ".ca.pem", ".conf"]],
+    Ends = [".cert.pem", ".key.pem", ".ca.pem", ".conf"],
+    [CertFile, KeyFile, CaFile, Optfile] = [filename:join(Directory, Name ++ End) || End <- Ends],
     ok = write_pem(CertFile, [{'Certificate', Cert, not_encrypted}]),
     ok = write_pem(KeyFile, [public_key:pem_entry_encode('PrivateKeyInfo', Key)]),
     ok = write_pem(CaFile, [{'Certificate', Each, not_encrypted} || #{cert := Each} <- Trusted]),
@@ -98,10 +99,12 @@ is_ed25519(Key) -> byte_size(element(5, Key)) =:= 32.
 certificate(Issuer, IssuerKey, {Subject, Public}, Valid, Extensions) ->
     Algorithm = sequence([oid({1, 2, 840, 10045, 4, 3, 2})]),
     Body = sequence([
-        der(16#a0, integer(2)), integer(binary:decode_unsigned(<<1, (crypto:strong_rand_bytes(8))/binary>>)), Algorithm, name(Issuer),
-        validity(Valid), name(Subject), Public, der(16#a3, sequence(Extensions))
+        der(16#a0, integer(2)), serial(), Algorithm, name(Issuer), validity(Valid), name(Subject), Public,
+        der(16#a3, sequence(Extensions))
     ]),
     sequence([Body, Algorithm, bits(public_key:sign(Body, sha256, IssuerKey))]).
+
+serial() -> integer(binary:decode_unsigned(<<1, (crypto:strong_rand_bytes(8))/binary>>)).
 
 name(Name) ->
     sequence([der(16#31, sequence([oid({2, 5, 4, 3}), der(16#0c, unicode:characters_to_binary(Name))]))]).
@@ -114,7 +117,8 @@ validity(From, To) ->
     sequence([time(From), time(To)]).
 
 time(Offset) ->
-    {{Year, Month, Day}, {Hour, Minute, Second}} = calendar:system_time_to_universal_time(erlang:system_time(second) + Offset, second),
+    Time = erlang:system_time(second) + Offset,
+    {{Year, Month, Day}, {Hour, Minute, Second}} = calendar:system_time_to_universal_time(Time, second),
     der(16#17, io_lib:format("~2..0b~2..0b~2..0b~2..0b~2..0b~2..0bZ", [Year rem 100, Month, Day, Hour, Minute, Second])).
 
 extension(Id, Critical, Value) ->

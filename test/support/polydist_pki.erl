@@ -1,5 +1,6 @@
 %%% Certificates that polydist-cert does not make: expired, revoked, with authorities between, with an encrypted key. In files as
-%%% option files name them, and as terms.
+%%% option files name them, and as terms. Written in DER by hand: what public_key:pkix_test_data/1 makes is, on one release or
+%%% another, not what strict libraries accept.
 -module(polydist_pki).
 
 -export([new/1, issue/3, revoke/3, revoke/4]).
@@ -9,55 +10,65 @@
 -include_lib("public_key/include/public_key.hrl").
 
 -type pki() :: #{directory := file:filename(), root := map(), cacertfile := file:filename()}.
--type issued() :: #{cert := [binary()], key := {atom(), binary()}, certfile := file:filename(), keyfile := file:filename(),
-                    encrypted := file:filename(), password := string()}.
+-type issued() :: #{cert := [binary()], key := {atom(), binary()}, serial := integer(), certfile := file:filename(),
+                    keyfile := file:filename(), encrypted := file:filename(), password := string()}.
+
+-define(EC_PUBLIC_KEY, <<16#2a8648ce3d0201:56>>).
+-define(PRIME256V1, <<16#2a8648ce3d030107:64>>).
+-define(ECDSA_WITH_SHA256, <<16#2a8648ce3d040302:64>>).
 
 %% @doc An authority, its certificate in a file.
 -spec new(Directory :: file:filename()) -> pki().
 new(Directory) ->
     ok = filelib:ensure_path(Directory),
-    #{cert := Der} = Root = public_key:pkix_test_root_cert("an authority", authority_key()),
+    Root = authority("an authority", self),
     CaFile = filename:join(Directory, "ca.pem"),
-    ok = write_pem(CaFile, [{'Certificate', Der, not_encrypted}]),
+    ok = write_pem(CaFile, [{'Certificate', maps:get(cert, Root), not_encrypted}]),
     #{directory => Directory, root => Root, cacertfile => CaFile}.
 
-%% public_key of OTP 25 gives signatures of ECDSA parameters that they must not have.
-authority_key() ->
-    [{key, {rsa, 2048, 65537}}, {digest, sha256}].
+authority(Name, Issuer) ->
+    certificate(Name, Issuer, {-1, 1}, [extension(16#551d13, true, sequence([<<1, 1, 16#ff>>])), % basicConstraints: an authority
+                                        extension(16#551d0f, true, <<3, 2, 1, 6>>)]). % keyUsage: keyCertSign, cRLSign
 
-%% @doc A certificate and what belongs to it, in files named after Name. Options: `hosts', `intermediates' (their number), and those
-%% of public_key:pkix_test_data/1 for the certificate: `validity', `extensions'.
--spec issue(pki(), Name :: string(), #{atom() => term()}) -> issued().
+%% @doc A certificate and what belongs to it, in files named after Name. Options: `hosts', `intermediates' (their number), `days'
+%% (between which two, counted from today, it is valid).
+-spec issue(pki(), Name :: string(), #{hosts => [string()], intermediates => integer(), days => {integer(), integer()}}) ->
+    issued().
 issue(#{directory := Directory, root := Root}, Name, Options) ->
-    San = #'Extension'{extnID = ?'id-ce-subjectAltName', critical = false,
-                       extnValue = [{dNSName, Host} || Host <- maps:get(hosts, Options, ["localhost"])]},
-    Peer = [{key, {namedCurve, secp256r1}}, {digest, sha256}, {extensions, [San | maps:get(extensions, Options, [])]} |
-            maps:to_list(maps:with([validity], Options))],
-    Made = public_key:pkix_test_data(#{root => Root, peer => Peer,
-                                       intermediates => lists:duplicate(maps:get(intermediates, Options, 0), authority_key())}),
-    Own = proplists:get_value(cert, Made),
-    {Type, Key} = TypedKey = proplists:get_value(key, Made),
-    Chain = chain(Own, proplists:get_value(cacerts, Made)),
+    Above = above(maps:get(intermediates, Options, 0), [Root]),
+    Hosts = sequence([tagged(16#82, Host) || Host <- maps:get(hosts, Options, ["localhost"])]),
+    #{cert := Der, key := Key} = Own = certificate(Name, hd(Above), maps:get(days, Options, {-1, 1}),
+                                                   [extension(16#551d11, false, Hosts)]),
+    Chain = [Der | [Each || #{cert := Each} <- lists:droplast(Above)]],
     File = fun(What) -> filename:join(Directory, Name ++ What) end,
     Password = "correct horse",
-    Encrypted = public_key:pem_entry_encode(Type, public_key:der_decode(Type, Key),
+    Encrypted = public_key:pem_entry_encode('ECPrivateKey', public_key:der_decode('ECPrivateKey', private(Key)),
                                             {{"AES-128-CBC", crypto:strong_rand_bytes(16)}, Password}),
-    ok = write_pem(File("-cert.pem"), [{'Certificate', Der, not_encrypted} || Der <- Chain]),
-    ok = write_pem(File("-key.pem"), [{Type, Key, not_encrypted}]),
+    ok = write_pem(File("-cert.pem"), [{'Certificate', Each, not_encrypted} || Each <- Chain]),
+    ok = write_pem(File("-key.pem"), [{'ECPrivateKey', private(Key), not_encrypted}]),
     ok = write_pem(File("-encrypted.pem"), [Encrypted]),
-    #{cert => Chain, key => TypedKey, certfile => File("-cert.pem"), keyfile => File("-key.pem"),
-      encrypted => File("-encrypted.pem"), password => Password}.
+    #{cert => Chain, key => {'ECPrivateKey', private(Key)}, serial => maps:get(serial, Own), certfile => File("-cert.pem"),
+      keyfile => File("-key.pem"), encrypted => File("-encrypted.pem"), password => Password}.
 
-%% What a peer shows: up to the root, without it.
-chain(Cert, Known) ->
-    case [Each || Each <- Known, Each =/= Cert, public_key:pkix_is_issuer(Cert, Each)] of
-        [Issuer | _] ->
-            case public_key:pkix_is_self_signed(Issuer) of
-                true -> [Cert];
-                false -> [Cert | chain(Issuer, Known)]
-            end;
-        [] -> [Cert]
-    end.
+above(0, Authorities) -> Authorities;
+above(N, [Issuer | _] = Authorities) ->
+    above(N - 1, [authority(lists:concat(["authority ", N]), Issuer) | Authorities]).
+
+certificate(Name, Issuer, {From, Till}, Extensions) ->
+    {Public, _} = Key = crypto:generate_key(ecdh, secp256r1),
+    Subject = #{name => name(Name), key => Key},
+    #{name := IssuerName} = Signer = case Issuer of
+                                         self -> Subject;
+                                         _ -> Issuer
+                                     end,
+    Serial = erlang:unique_integer([positive]),
+    Info = sequence([sequence([oid(?EC_PUBLIC_KEY), oid(?PRIME256V1)]), bits(Public)]),
+    Body = sequence([tagged(16#a0, integer(2)), integer(Serial), sequence([oid(?ECDSA_WITH_SHA256)]), IssuerName,
+                     sequence([time(From), time(Till)]), maps:get(name, Subject), Info, tagged(16#a3, sequence(Extensions))]),
+    Subject#{serial => Serial, cert => signed(Body, Signer)}.
+
+private({Public, Private}) ->
+    sequence([integer(1), tagged(4, Private), tagged(16#a0, oid(?PRIME256V1)), tagged(16#a1, bits(Public))]).
 
 write_pem(File, Entries) ->
     file:write_file(File, public_key:pem_encode(Entries)).
@@ -70,29 +81,31 @@ revoke(Pki, Directory, Revoked) ->
 
 %% @doc The same, valid between two days that are counted from today.
 -spec revoke(pki(), Directory :: file:filename(), [issued()], {integer(), integer()}) -> file:filename().
-revoke(#{root := #{cert := Root, key := Key}}, Directory, Revoked, {From, Till}) ->
+revoke(#{root := #{name := Name, cert := Cert} = Root}, Directory, Revoked, {From, Till}) ->
     ok = filelib:ensure_path(Directory),
-    #'Certificate'{tbsCertificate = #'TBSCertificate'{subject = Subject}} = public_key:pkix_decode_cert(Root, plain),
-    #'OTPCertificate'{tbsCertificate = #'OTPTBSCertificate'{subject = Issuer}} = public_key:pkix_decode_cert(Root, otp),
-    Algorithm = sequence([<<6, 9, 16#2a864886f70d01010b:72>>, tagged(5, <<>>)]), % sha256WithRSAEncryption
-    Listed = case Revoked of
-                 [] -> <<>>;
-                 _ -> sequence([sequence([integer(serial(Each)), time(From)]) || Each <- Revoked])
-             end,
-    Number = sequence([<<6, 3, 16#551d14:24>>, tagged(4, integer(1))]),
-    Body = sequence([integer(1), Algorithm, public_key:der_encode('Name', Subject), time(From), time(Till), Listed,
+    Listed = [sequence([sequence([integer(Serial), time(From)]) || #{serial := Serial} <- Revoked]) || Revoked =/= []],
+    Number = extension(16#551d14, false, integer(1)),
+    Body = sequence([integer(1), sequence([oid(?ECDSA_WITH_SHA256)]), Name, time(From), time(Till), Listed,
                      tagged(16#a0, sequence([Number]))]),
-    Der = sequence([Body, Algorithm, tagged(3, [0, public_key:sign(Body, sha256, Key)])]),
+    #'OTPCertificate'{tbsCertificate = #'OTPTBSCertificate'{subject = Issuer}} = public_key:pkix_decode_cert(Cert, otp),
     File = filename:join(Directory, public_key:short_name_hash(Issuer) ++ ".r0"),
-    ok = write_pem(File, [{'CertificateList', Der, not_encrypted}]),
+    ok = write_pem(File, [{'CertificateList', signed(Body, Root), not_encrypted}]),
     File.
 
-serial(#{cert := [Der | _]}) ->
-    #'Certificate'{tbsCertificate = #'TBSCertificate'{serialNumber = Serial}} = public_key:pkix_decode_cert(Der, plain),
-    Serial.
+signed(Body, #{key := {_, Private}}) ->
+    sequence([Body, sequence([oid(?ECDSA_WITH_SHA256)]), bits(crypto:sign(ecdsa, sha256, Body, [Private, secp256r1]))]).
 
-%% DER by hand: the records of public_key for it differ between releases.
+name(Common) ->
+    sequence([tagged(16#31, sequence([oid(<<16#550403:24>>), tagged(12, Common)]))]).
+
+extension(Oid, Critical, Value) ->
+    sequence([oid(<<Oid:24>>), [<<1, 1, 16#ff>> || Critical], tagged(4, Value)]).
+
 sequence(Parts) -> tagged(16#30, Parts).
+
+oid(Bytes) -> tagged(6, Bytes).
+
+bits(Bytes) -> tagged(3, [0, Bytes]).
 
 integer(N) ->
     case binary:encode_unsigned(N) of

@@ -10,11 +10,11 @@ use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, UnbufferedConnectionCommon, UnbufferedStatus,
 };
 use rustls::{
-    ClientConfig, CommonState, Error, HandshakeKind, PeerMisbehaved, ProtocolVersion, ServerConfig,
-    SupportedCipherSuite,
+    AlertDescription, ClientConfig, CommonState, Error, HandshakeKind, InvalidMessage,
+    ProtocolVersion, ServerConfig, SupportedCipherSuite,
 };
 
-use crate::session::{Renewal, Session};
+use crate::session::{MAX_RECORD, Renewal, Session, record_size};
 
 /// The most of a handshake that waits to be understood: its longest message, in records, and a part
 /// of the next record. rustls takes no longer message either.
@@ -23,13 +23,47 @@ const MAX_WAITING: usize = 96 * 1024;
 /// One end of a TLS handshake.
 pub struct Handshake {
     end: End,
-    incoming: Vec<u8>,
-    plaintext: Vec<u8>,
+    incoming: Incoming,
 }
 
 enum End {
     Client(UnbufferedClientConnection),
     Server(UnbufferedServerConnection),
+}
+
+/// What has come from the peer and rustls has not done with.
+///
+/// It is given to rustls record by record. Else rustls would open what follows the handshake as well,
+/// and might keep the beginning of a message there, which is lost when a [`Session`] takes over.
+#[derive(Default)]
+struct Incoming {
+    bytes: Vec<u8>,
+    /// How much rustls has been given.
+    given: usize,
+    /// Where the record begins that it has been given last, if it was a part of one; else its end.
+    record: usize,
+}
+
+impl Incoming {
+    /// Gives the next record, or what there is of it. `false` when there is nothing more.
+    fn give(&mut self) -> bool {
+        let given = self.given;
+        match record_size(&self.bytes[self.record..], MAX_RECORD) {
+            Ok(Some(size)) => {
+                self.record += size;
+                self.given = self.record;
+            }
+            // rustls says what is wrong with it, if something is.
+            Ok(None) | Err(_) => self.given = self.bytes.len(),
+        }
+        self.given > given
+    }
+
+    fn discard(&mut self, count: usize) {
+        self.bytes.drain(..count);
+        self.given -= count;
+        self.record = self.record.saturating_sub(count);
+    }
 }
 
 /// What a handshake agreed on.
@@ -68,56 +102,57 @@ impl Handshake {
     fn new(end: End) -> Self {
         Self {
             end,
-            incoming: Vec::new(),
-            plaintext: Vec::new(),
+            incoming: Incoming::default(),
         }
     }
 
     /// Goes on with what has been received, and appends what is to be sent; also after an error, for
     /// then that is the alert that tells the peer why.
     pub fn advance(&mut self, received: &[u8], outgoing: &mut Vec<u8>) -> Result<Progress, Error> {
-        if self.incoming.len() + received.len() > MAX_WAITING {
-            return Err(Error::PeerMisbehaved(
-                PeerMisbehaved::MessageInterleavedWithHandshakeMessage,
-            ));
+        let incoming = &mut self.incoming;
+        if incoming.bytes.len() + received.len() > MAX_WAITING {
+            return Err(InvalidMessage::HandshakePayloadTooLarge.into());
         }
-        self.incoming.extend_from_slice(received);
-        let (incoming, plaintext) = (&mut self.incoming, &mut self.plaintext);
+        incoming.bytes.extend_from_slice(received);
+        incoming.give();
         match &mut self.end {
             End::Client(client) => drive(
                 client,
                 UnbufferedConnectionCommon::<ClientConnectionData>::process_tls_records,
                 incoming,
                 outgoing,
-                plaintext,
             ),
             End::Server(server) => drive(
                 server,
                 UnbufferedConnectionCommon::<ServerConnectionData>::process_tls_records,
                 incoming,
                 outgoing,
-                plaintext,
             ),
         }
     }
 
-    /// What was agreed on, once it is [`Progress::Done`]; the session; and the plaintext that came
-    /// with the handshake's last message.
-    pub fn finish(self) -> Result<(Agreed, Session, Vec<u8>), Error> {
-        let (agreed, secrets, renewal) = match self.end {
+    /// What was agreed on, once it is [`Progress::Done`].
+    pub fn agreed(&self) -> Result<Agreed, Error> {
+        match &self.end {
+            End::Client(client) => agreed(client, client.handshake_kind()),
+            End::Server(server) => agreed(server, server.handshake_kind()),
+        }
+    }
+
+    /// The session, once it is [`Progress::Done`]. It holds what came after the handshake.
+    pub fn finish(self) -> Result<Session, Error> {
+        let suite = self.agreed()?.suite;
+        let (secrets, renewal) = match self.end {
             End::Client(client) => {
-                let agreed = agreed(&client, client.handshake_kind())?;
                 let (secrets, kernel) = client.dangerous_into_kernel_connection()?;
-                (agreed, secrets, Renewal::Client(kernel))
+                (secrets, Renewal::Client(kernel))
             }
             End::Server(server) => {
-                let agreed = agreed(&server, server.handshake_kind())?;
                 let (secrets, kernel) = server.dangerous_into_kernel_connection()?;
-                (agreed, secrets, Renewal::Server(kernel))
+                (secrets, Renewal::Server(kernel))
             }
         };
-        let session = Session::new(agreed.suite, secrets, renewal, self.incoming)?;
-        Ok((agreed, session, self.plaintext))
+        Session::new(suite, secrets, renewal, self.incoming.bytes)
     }
 }
 
@@ -147,53 +182,65 @@ type Process<Data> = for<'c, 'i> fn(
     &'i mut [u8],
 ) -> UnbufferedStatus<'c, 'i, Data>;
 
+enum Step {
+    Goes,
+    Waits,
+}
+
 fn drive<Data>(
     connection: &mut UnbufferedConnectionCommon<Data>,
     process: Process<Data>,
-    incoming: &mut Vec<u8>,
+    incoming: &mut Incoming,
     outgoing: &mut Vec<u8>,
-    plaintext: &mut Vec<u8>,
 ) -> Result<Progress, Error> {
     loop {
-        let UnbufferedStatus { mut discard, state } = process(connection, incoming);
-        let progress = match state {
+        let UnbufferedStatus { discard, state } =
+            process(connection, &mut incoming.bytes[..incoming.given]);
+        let step = match state {
             Ok(ConnectionState::EncodeTlsData(data)) => {
                 encode(data, outgoing);
-                None
+                Ok(Step::Goes)
             }
             Ok(ConnectionState::TransmitTlsData(data)) => {
                 data.done();
-                None
-            }
-            Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                while let Some(record) = traffic.next_record() {
-                    let record = record?;
-                    discard += record.discard;
-                    plaintext.extend_from_slice(record.payload);
-                }
-                None
+                Ok(Step::Goes)
             }
             Ok(ConnectionState::BlockedHandshake | ConnectionState::WriteTraffic(_)) => {
-                Some(Progress::Waiting)
+                Ok(Step::Waits)
             }
-            Ok(_) => return Err(Error::AlertReceived(rustls::AlertDescription::CloseNotify)),
+            Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
+                Err(Error::AlertReceived(AlertDescription::CloseNotify))
+            }
+            Ok(_) => Err(Error::General(
+                "data came before the end of the handshake".into(),
+            )),
+            Err(error) => Err(error),
+        };
+        incoming.discard(discard);
+        match step {
+            Ok(Step::Goes) => {}
+            Ok(Step::Waits) if !connection.is_handshaking() => return Ok(Progress::Done),
+            Ok(Step::Waits) if incoming.give() => {}
+            Ok(Step::Waits) => return Ok(Progress::Waiting),
             Err(error) => {
-                // Only now is the alert there that tells the peer; rustls wants to see what it has
-                // looked at and not discarded.
-                incoming.drain(..discard);
-                while let Ok(ConnectionState::EncodeTlsData(data)) =
-                    process(connection, incoming).state
-                {
-                    encode(data, outgoing);
-                }
+                last_records(connection, process, outgoing);
                 return Err(error);
             }
-        };
-        incoming.drain(..discard);
-        match progress {
-            Some(_) if !connection.is_handshaking() => return Ok(Progress::Done),
-            Some(waiting) => return Ok(waiting),
-            None => {}
+        }
+    }
+}
+
+/// After an error: the alert that tells the peer, which is there only now. What was wrong is not given
+/// to rustls again.
+fn last_records<Data>(
+    connection: &mut UnbufferedConnectionCommon<Data>,
+    process: Process<Data>,
+    outgoing: &mut Vec<u8>,
+) {
+    while connection.wants_write() {
+        match process(connection, &mut []).state {
+            Ok(ConnectionState::EncodeTlsData(data)) => encode(data, outgoing),
+            _ => return,
         }
     }
 }

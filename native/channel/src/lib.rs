@@ -29,6 +29,9 @@
 //! loop calls again.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+extern crate self as polydist_channel; // for what unit tests share with the others
+
 mod handshake;
 mod inbox;
 mod outbox;

@@ -130,6 +130,17 @@ impl<P: AsRef<[u8]>> Outbox<P> {
             .collect()
     }
 
+    /// Takes all bytes out, as one piece.
+    pub(crate) fn take_all(&mut self) -> Vec<u8> {
+        let mut all = Vec::with_capacity(self.len);
+        let mut skip = self.written;
+        for chunk in self.chunks.drain(..) {
+            all.extend_from_slice(&chunk.bytes()[std::mem::take(&mut skip)..]);
+        }
+        (self.written, self.len) = (0, 0);
+        all
+    }
+
     /// Forgets the first `count` bytes, which have been written.
     pub(crate) fn advance(&mut self, count: usize) {
         self.len -= count;

@@ -23,18 +23,24 @@ use crate::outbox::Outbox;
 
 /// The most plaintext in a record.
 const MAX_PLAINTEXT: usize = 16 * 1024;
-/// What encryption may add to a record (RFC 8446, section 5.2: 256; RFC 5246, section 6.2.3: 2048).
-const MAX_EXPANSION: usize = 2048;
+/// What encryption may add to a record in TLS 1.3 (RFC 8446, section 5.2) ...
+const MAX_EXPANSION: usize = 256;
+/// ... and in TLS 1.2 (RFC 5246, section 6.2.3).
+const MAX_EXPANSION_12: usize = 2048;
 /// A record's type, version and length.
 const HEADER: usize = 5;
 /// The longest record there is.
-pub(crate) const MAX_RECORD: usize = HEADER + MAX_PLAINTEXT + MAX_EXPANSION;
+pub(crate) const MAX_RECORD: usize = HEADER + MAX_PLAINTEXT + MAX_EXPANSION_12;
 /// A handshake message after the handshake: a ticket, mostly. Of a longer one nothing more is kept.
 const MAX_MESSAGE: usize = 64 * 1024;
 /// Records without any effect that a peer may send one after the other.
 const MAX_IDLE: u8 = 32;
-/// Records before the limit of a key at which it is renewed.
-const MARGIN: u64 = 1024;
+/// Records that a key may still seal when no more data may be sealed with it: alerts.
+const MARGIN: u64 = 16;
+
+/// The levels of an alert.
+const WARNING: u8 = 1;
+const FATAL: u8 = 2;
 
 /// One end of a TLS session.
 pub struct Session {
@@ -48,7 +54,8 @@ pub struct Session {
     partial: Vec<u8>,
     /// What was received of a handshake message that is not complete.
     message: Vec<u8>,
-    /// Our answer to a key update is among `sealed`; it is the answer to all until it is written.
+    /// Our answer to a key update, or to a wish to negotiate anew, is among `sealed`; it is the answer
+    /// to all until it is written. A peer that asks and does not read gets no more.
     answered: bool,
     /// Records without effect since the last with one.
     idle: u8,
@@ -101,7 +108,14 @@ impl Session {
 
     /// Makes records of `pieces` for the peer.
     pub fn seal(&mut self, pieces: &[&[u8]]) -> Result<(), Error> {
-        self.seal_as(ContentType::ApplicationData, OutboundChunks::new(pieces))
+        let mut pieces = OutboundChunks::new(pieces);
+        while !pieces.is_empty() {
+            let (record, rest) = pieces.split_at(MAX_PLAINTEXT);
+            self.spare_key()?;
+            self.seal_record(ContentType::ApplicationData, record)?;
+            pieces = rest;
+        }
+        Ok(())
     }
 
     /// Makes the record that says goodbye.
@@ -109,20 +123,24 @@ impl Session {
         self.seal_alert(WARNING, AlertDescription::CloseNotify)
     }
 
+    /// Makes the record that tells the peer why this is the end.
+    pub fn seal_end(&mut self, why: AlertDescription) -> Result<(), Error> {
+        self.seal_alert(FATAL, why)
+    }
+
+    /// Tells the peer that our key changes, and changes it. It is done without being asked long
+    /// before a key must not be used any more; TLS 1.2 cannot do it.
+    pub fn renew_key(&mut self) -> Result<(), Error> {
+        let key_update = [u8::from(HandshakeType::KeyUpdate), 0, 0, 1, 0];
+        self.seal_record(ContentType::Handshake, OutboundChunks::Single(&key_update))?;
+        self.sealing = Sealing::new(self.suite, self.renewal.sending()?)?;
+        Ok(())
+    }
+
     /// Takes the records that are to be written.
     pub fn take_sealed(&mut self) -> Vec<u8> {
-        let mut records = Vec::with_capacity(self.sealed.len());
-        while self.sealed.len() > 0 {
-            let slices: smallvec::SmallVec<[std::io::IoSlice<'_>; 8]> =
-                self.sealed.slices(8, usize::MAX);
-            let taken = slices.iter().map(|slice| slice.len()).sum();
-            slices
-                .iter()
-                .for_each(|slice| records.extend_from_slice(slice));
-            drop(slices);
-            self.written(taken);
-        }
-        records
+        self.answered = false;
+        self.sealed.take_all()
     }
 
     /// The records that are to be written.
@@ -146,30 +164,33 @@ impl Session {
         let mut input = std::mem::take(&mut self.partial);
         input.extend_from_slice(received);
         let (used, opened) = self.open_in_place(&mut input, take)?;
-        input.drain(..used);
-        self.partial = input;
+        self.keep(&input[used..]);
         Ok(opened)
     }
 
-    /// What of a record is there already; it precedes what is read next. Give what remains of both
-    /// back by [`keep`](Self::keep).
-    pub(crate) fn take_partial(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.partial)
+    /// What of a record is there already; it precedes what is read next.
+    pub(crate) fn partial(&self) -> &[u8] {
+        &self.partial
     }
 
-    /// Keeps the beginning of a record.
+    /// Keeps the beginning of a record, in place of what was kept before.
     pub(crate) fn keep(&mut self, partial: &[u8]) {
-        self.partial.extend_from_slice(partial);
+        self.partial = partial.to_vec();
     }
 
-    /// Opens the complete records in `input`, where they are, and says how many bytes they were.
+    /// Opens the complete records in `input`, where they are, and says how many bytes they were. What
+    /// remains is to be kept ([`keep`](Self::keep)).
     pub(crate) fn open_in_place<E: From<Error>>(
         &mut self,
         input: &mut [u8],
         mut take: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(usize, Opened), E> {
+        let most = match self.is_tls13() {
+            true => HEADER + MAX_PLAINTEXT + MAX_EXPANSION,
+            false => MAX_RECORD,
+        };
         let mut used = 0;
-        while let Some(size) = self.told(record_size(&input[used..]))? {
+        while let Some(size) = self.told(record_size(&input[used..], most))? {
             let record = &mut input[used..used + size];
             used += size;
             let (header, payload) = record.split_at_mut(HEADER);
@@ -187,7 +208,8 @@ impl Session {
             let plain = self.opening.cipher.decrypt(record, sequence);
             let plain = plain.map_err(|error| self.fail(error))?;
             let (content, payload) = (plain.typ, plain.payload);
-            if content == ContentType::ApplicationData && !payload.is_empty() {
+            let data = content == ContentType::ApplicationData && !payload.is_empty();
+            if data && self.message.is_empty() {
                 self.idle = 0;
                 take(payload)?;
                 continue;
@@ -200,8 +222,11 @@ impl Session {
         Ok((used, Opened::More))
     }
 
-    /// Whatever is no data.
+    /// Whatever is no data, or none that may come now.
     fn control(&mut self, content: ContentType, payload: &[u8]) -> Result<Opened, Error> {
+        if content != ContentType::Handshake && !self.message.is_empty() {
+            return Err(PeerMisbehaved::MessageInterleavedWithHandshakeMessage.into());
+        }
         self.idle += 1;
         if self.idle > MAX_IDLE {
             return Err(PeerMisbehaved::TooManyEmptyFragments.into());
@@ -255,13 +280,14 @@ impl Session {
         body: &[u8],
         last: bool,
     ) -> Result<(), Error> {
-        match (
-            kind,
-            &mut self.renewal,
-            matches!(self.suite, SupportedCipherSuite::Tls13(_)),
-        ) {
+        let tls13 = self.is_tls13();
+        match (kind, &mut self.renewal, tls13) {
             (HandshakeType::HelloRequest | HandshakeType::ClientHello, _, false) => {
-                self.seal_alert(WARNING, AlertDescription::NoRenegotiation)
+                if !self.answered {
+                    self.seal_alert(WARNING, AlertDescription::NoRenegotiation)?;
+                    self.answered = true;
+                }
+                Ok(())
             }
             (HandshakeType::NewSessionTicket, Renewal::Client(client), true) => {
                 client.handle_new_session_ticket(body)
@@ -285,43 +311,30 @@ impl Session {
         };
         self.opening = Opening::new(self.suite, self.renewal.receiving()?)?;
         if wants_ours && !self.answered {
-            self.renew_sealing()?;
+            self.renew_key()?;
             self.answered = true;
         }
         Ok(())
     }
 
-    /// Tells the peer that the key changes, and changes it.
-    fn renew_sealing(&mut self) -> Result<(), Error> {
-        let key_update = [u8::from(HandshakeType::KeyUpdate), 0, 0, 1, 0];
-        self.seal_record(ContentType::Handshake, OutboundChunks::Single(&key_update))?;
-        self.sealing = Sealing::new(self.suite, self.renewal.sending()?)?;
-        Ok(())
-    }
-
     fn seal_alert(&mut self, level: u8, description: AlertDescription) -> Result<(), Error> {
         let alert = [level, u8::from(description)];
-        self.seal_as(ContentType::Alert, OutboundChunks::Single(&alert))
+        self.seal_record(ContentType::Alert, OutboundChunks::Single(&alert))
     }
 
-    fn seal_as(
-        &mut self,
-        content: ContentType,
-        mut pieces: OutboundChunks<'_>,
-    ) -> Result<(), Error> {
-        while !pieces.is_empty() {
-            let (record, rest) = pieces.split_at(MAX_PLAINTEXT);
-            if self.sealing.sequence + MARGIN >= confidentiality_limit(self.suite) {
-                match self.is_tls13() {
-                    true => self.renew_sealing()?,
-                    // There is no way to renew a key, and to go on would be to give it away.
-                    false => return Err(Error::EncryptError),
-                }
-            }
-            self.seal_record(content, record)?;
-            pieces = rest;
+    /// Sees to it that the key may seal one more record of data.
+    fn spare_key(&mut self) -> Result<(), Error> {
+        let limit = confidentiality_limit(self.suite);
+        match self.is_tls13() {
+            true if self.sealing.sequence >= limit / 2 => self.renew_key(),
+            // To go on would be to give the key away.
+            false if self.sealing.sequence + MARGIN >= limit => Err(Error::General(
+                "so many records have been sent that TLS 1.2 allows no more with this cipher; \
+                 connect again, or allow TLS 1.3 or ChaCha20, which have no such end"
+                    .into(),
+            )),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn seal_record(
@@ -401,10 +414,6 @@ impl Opening {
     }
 }
 
-/// The levels of an alert.
-const WARNING: u8 = 1;
-const FATAL: u8 = 2;
-
 impl fmt::Debug for Session {
     /// Without any secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -430,8 +439,8 @@ impl Renewal {
     }
 }
 
-/// The size of the record that `bytes` begin with, if all of it is there.
-fn record_size(bytes: &[u8]) -> Result<Option<usize>, Error> {
+/// The size of the record that `bytes` begin with, if all of it is there. It may be `most`.
+pub(crate) fn record_size(bytes: &[u8], most: usize) -> Result<Option<usize>, Error> {
     let Some(&[_, major, _, high, low]) = bytes.first_chunk::<HEADER>() else {
         return Ok(None);
     };
@@ -439,7 +448,7 @@ fn record_size(bytes: &[u8]) -> Result<Option<usize>, Error> {
         return Err(InvalidMessage::UnknownProtocolVersion.into());
     }
     match HEADER + usize::from(u16::from_be_bytes([high, low])) {
-        size if size > MAX_RECORD => Err(Error::PeerSentOversizedRecord),
+        size if size > most => Err(Error::PeerSentOversizedRecord),
         size => Ok((size <= bytes.len()).then_some(size)),
     }
 }
@@ -495,5 +504,190 @@ fn parts(secrets: ConnectionTrafficSecrets) -> Result<(AeadKey, Iv), Error> {
         _ => Err(Error::General(
             "rustls has a cipher that is not known here".into(),
         )),
+    }
+}
+
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+#[cfg(test)]
+mod tests {
+    use super::support::{VERSIONS, sessions};
+    use super::*;
+
+    const TLS12: usize = 0;
+    const TLS13: usize = 1;
+
+    /// What the peer makes of a record of any kind.
+    fn sent(
+        from: &mut Session,
+        to: &mut Session,
+        content: ContentType,
+        payload: &[u8],
+    ) -> Result<Opened, Error> {
+        from.seal_record(content, OutboundChunks::Single(payload))?;
+        to.open(&from.take_sealed(), |_| Ok(()))
+    }
+
+    #[test]
+    fn records_without_effect_end_the_session_when_they_are_many() {
+        for version in VERSIONS {
+            let (mut client, mut server) = sessions(version);
+            let mut empty = || sent(&mut client, &mut server, ContentType::ApplicationData, &[]);
+            for _ in 0..MAX_IDLE {
+                assert_eq!(empty(), Ok(Opened::More));
+            }
+            assert_eq!(empty(), Err(PeerMisbehaved::TooManyEmptyFragments.into()));
+        }
+    }
+
+    #[test]
+    fn what_has_no_place_after_the_handshake_ends_the_session() {
+        let finished = [20, 0, 0, 1, 0];
+        let cases = [
+            (ContentType::Unknown(99), &[1, 2, 3][..]),
+            (ContentType::ChangeCipherSpec, &[1]),
+            (ContentType::Heartbeat, &[1, 0, 0]),
+            (ContentType::Handshake, &finished),
+            (ContentType::Alert, &[]),
+            (ContentType::Alert, &[2, 40, 0]),
+            (ContentType::Alert, &[2, 40]),
+        ];
+        for version in VERSIONS {
+            for (content, payload) in cases {
+                let (mut client, mut server) = sessions(version);
+                let result = sent(&mut client, &mut server, content, payload);
+                assert!(result.is_err(), "{version:?} {content:?} {payload:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn plain_records_are_not_taken() {
+        for version in VERSIONS {
+            for record in [
+                &[21, 3, 3, 0, 2, 1, 0][..],
+                &[20, 3, 3, 0, 1, 1],
+                &[23, 3, 3, 0, 0],
+            ] {
+                let (_, mut server) = sessions(version);
+                assert!(server.open::<Error>(record, |_| Ok(())).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn a_length_that_no_record_has_is_an_error_before_the_record_is_there() {
+        for (version, most) in [(TLS12, MAX_EXPANSION_12), (TLS13, MAX_EXPANSION)] {
+            let size = |size: usize| {
+                let (_, mut server) = sessions(VERSIONS[version]);
+                let [high, low] = u16::try_from(size).unwrap().to_be_bytes();
+                server.open::<Error>(&[23, 3, 3, high, low], |_| Ok(()))
+            };
+            assert_eq!(size(MAX_PLAINTEXT + most), Ok(Opened::More));
+            assert_eq!(
+                size(MAX_PLAINTEXT + most + 1),
+                Err(Error::PeerSentOversizedRecord)
+            );
+        }
+    }
+
+    #[test]
+    fn a_handshake_message_comes_in_pieces_with_nothing_between_them() {
+        let (mut client, mut server) = sessions(VERSIONS[TLS13]);
+        let key_update = [24, 0, 0, 1, 1];
+        for byte in key_update {
+            assert!(server.sealed.len() == 0);
+            sent(&mut client, &mut server, ContentType::Handshake, &[byte]).unwrap();
+        }
+        assert!(server.sealed.len() > 0, "the answer");
+
+        let (mut client, mut server) = sessions(VERSIONS[TLS13]);
+        sent(&mut client, &mut server, ContentType::Handshake, &[24]).unwrap();
+        assert_eq!(
+            sent(&mut client, &mut server, ContentType::ApplicationData, b"x"),
+            Err(PeerMisbehaved::MessageInterleavedWithHandshakeMessage.into())
+        );
+
+        let (mut client, mut server) = sessions(VERSIONS[TLS13]);
+        let two = [24, 0, 0, 1, 0, 24, 0, 0, 1, 0];
+        assert_eq!(
+            sent(&mut client, &mut server, ContentType::Handshake, &two),
+            Err(PeerMisbehaved::KeyEpochWithPendingFragment.into())
+        );
+    }
+
+    #[test]
+    fn a_handshake_message_is_kept_up_to_a_bound() {
+        for (length, enough) in [([0, 0xff, 0xff], 5), ([1, 0, 1], 1)] {
+            let (mut server, mut client) = sessions(VERSIONS[TLS13]);
+            let mut piece = vec![4, length[0], length[1], length[2]];
+            let mut count = 0;
+            while sent(&mut server, &mut client, ContentType::Handshake, &piece).is_ok() {
+                assert!(client.message.len() <= MAX_MESSAGE);
+                piece = vec![0; MAX_PLAINTEXT];
+                count += 1;
+            }
+            assert!(count <= enough, "{count}");
+        }
+    }
+
+    #[test]
+    fn a_peer_that_asks_and_does_not_read_is_answered_once() {
+        let asks = [
+            (TLS12, &[0, 0, 0, 0][..]), // a HelloRequest
+            (TLS13, &[24, 0, 0, 1, 1]), // a KeyUpdate
+        ];
+        for (version, ask) in asks {
+            let (mut server, mut client) = sessions(VERSIONS[version]);
+            let mut lengths = Vec::new();
+            for _ in 0..10 {
+                sent(&mut server, &mut client, ContentType::Handshake, ask).unwrap();
+                if version == TLS13 {
+                    // As after a KeyUpdate of its own making.
+                    let secrets = server.renewal.sending().unwrap();
+                    server.sealing = Sealing::new(server.suite, secrets).unwrap();
+                }
+                lengths.push(client.sealed.len());
+            }
+            assert!(lengths[0] > 0);
+            assert!(lengths.iter().all(|length| *length == lengths[0]));
+            let written = client.sealed.len();
+            client.written(written);
+            sent(&mut server, &mut client, ContentType::Handshake, ask).unwrap();
+            assert!(client.sealed.len() > 0);
+        }
+    }
+
+    #[test]
+    fn tls13_renews_its_key_long_before_its_limit() {
+        let (mut client, mut server) = sessions(VERSIONS[TLS13]);
+        let limit = confidentiality_limit(client.suite);
+        assert!(limit < u64::MAX);
+        (client.sealing.sequence, server.opening.sequence) = (limit / 2 - 1, limit / 2 - 1);
+        client.seal(&[&[7; 3 * MAX_PLAINTEXT]]).unwrap();
+        assert_eq!(client.sealing.sequence, 2, "of the new key");
+        let mut plain = 0;
+        let opened = server.open::<Error>(&client.take_sealed(), |piece| {
+            plain += piece.len();
+            Ok(())
+        });
+        assert_eq!((opened, plain), (Ok(Opened::More), 3 * MAX_PLAINTEXT));
+    }
+
+    #[test]
+    fn tls12_ends_at_the_limit_of_its_key_with_a_sentence_and_a_goodbye() {
+        let (mut client, mut server) = sessions(VERSIONS[TLS12]);
+        let limit = confidentiality_limit(client.suite);
+        assert!(limit < u64::MAX);
+        let last = limit - MARGIN - 1;
+        (client.sealing.sequence, server.opening.sequence) = (last, last);
+        client.seal(&[b"last"]).unwrap();
+        let error = client.seal(&[b"one more"]).unwrap_err().to_string();
+        assert!(error.contains("connect again"), "{error}");
+        client.seal_goodbye().unwrap();
+        let opened = server.open::<Error>(&client.take_sealed(), |_| Ok(()));
+        assert_eq!(opened, Ok(Opened::End));
     }
 }

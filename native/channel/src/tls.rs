@@ -86,23 +86,17 @@ pub(crate) fn receive<B: Buffer>(
     stats: &Stats,
 ) -> Result<usize, Closed> {
     RECORDS.with_borrow_mut(|scratch| {
-        scratch.resize(MAX_RECORD + SCRATCH, 0);
         let mut total = 0;
         while total < WORK {
-            let partial = session.take_partial();
-            let begun = partial.len();
-            scratch[..begun].copy_from_slice(&partial);
+            let begun = session.partial().len();
+            scratch.resize(scratch.len().max(begun.max(MAX_RECORD) + SCRATCH), 0);
             let count = match read(fd, &mut scratch[begun..begun + SCRATCH], stats) {
                 Ok(0) => return Err(Closed::ByPeer),
                 Ok(count) => count,
-                Err(error) => {
-                    session.keep(&partial);
-                    match error.kind() {
-                        io::ErrorKind::WouldBlock => break,
-                        _ => return Err(error.into()),
-                    }
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error.into()),
             };
+            scratch[..begun].copy_from_slice(session.partial());
             total += count;
             let input = &mut scratch[..begun + count];
             let opened = session.open_in_place(input, |plain| take(inbox, plain, sink, stats));

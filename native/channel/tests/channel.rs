@@ -1,6 +1,8 @@
 //! What a channel promises, over real sockets: every frame arrives, once, whole and in order, plain
 //! and by TLS.
 
+mod support;
+
 use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -9,11 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::{Bytes, BytesMut};
-use polydist_channel::{
-    Buffer, Channel, Closed, Handshake, MAX_FRAME, Opened, Progress, Segment, Session, Sink, Stats,
-};
+use polydist_channel::{Buffer, Channel, Closed, MAX_FRAME, Segment, Session, Sink, Stats};
 use proptest::prelude::*;
-use rustls::pki_types::{PrivateKeyDer, ServerName};
+use support::sessions;
 
 /// A buffer outside any VM.
 struct Memory(Vec<u8>);
@@ -110,46 +110,6 @@ fn pair(wire: Wire) -> (TestChannel, TestChannel) {
         channel(left, Some(client), &[]),
         channel(right, Some(server), &[]),
     )
-}
-
-/// Two ends of a TLS session.
-fn sessions(version: &'static rustls::SupportedProtocolVersion) -> (Box<Session>, Box<Session>) {
-    let rcgen::CertifiedKey { cert, signing_key } =
-        rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
-    let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(cert.der().clone()).unwrap();
-    let mut server = rustls::ServerConfig::builder_with_protocol_versions(&[version])
-        .with_no_client_auth()
-        .with_single_cert(vec![cert.der().clone()], key)
-        .unwrap();
-    let mut client = rustls::ClientConfig::builder_with_protocol_versions(&[version])
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    (
-        server.enable_secret_extraction,
-        client.enable_secret_extraction,
-    ) = (true, true);
-    let name = ServerName::try_from("localhost").unwrap();
-    let mut client = Handshake::client(Arc::new(client), name).unwrap();
-    let mut server = Handshake::server(Arc::new(server)).unwrap();
-    let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
-    let (mut done, mut also) = (Progress::Waiting, Progress::Waiting);
-    while (done, also) != (Progress::Done, Progress::Done) {
-        done = client
-            .advance(&std::mem::take(&mut to_client), &mut to_server)
-            .unwrap();
-        also = server
-            .advance(&std::mem::take(&mut to_server), &mut to_client)
-            .unwrap();
-    }
-    let mut client = Box::new(client.finish().unwrap().1);
-    let server = Box::new(server.finish().unwrap().1);
-    let tickets = client
-        .open::<rustls::Error>(&to_client, |_| Ok(()))
-        .unwrap();
-    assert_eq!(tickets, Opened::More);
-    (client, server)
 }
 
 /// Moves bytes until nothing waits on the sender's side and the receiver has `count` frames.

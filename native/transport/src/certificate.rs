@@ -1,7 +1,6 @@
 //! What there is to say about a certificate, and whom it names.
 
 use std::net::IpAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::{CertificateDer, ServerName};
 use webpki::EndEntityCert;
@@ -46,12 +45,6 @@ impl Certificate {
             not_before: cert.validity().not_before.timestamp(),
             not_after: cert.validity().not_after.timestamp(),
         })
-    }
-
-    /// Whether it is no longer valid.
-    pub fn has_ended(&self) -> bool {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        now.is_ok_and(|now| now.as_secs().cast_signed() > self.not_after)
     }
 }
 

@@ -343,8 +343,7 @@ impl Task {
                         let _ = answer.send(Err(error.clone()));
                         return Err(error);
                     }
-                    let (socket, tls, plaintext) = wire.into_parts();
-                    buffer.extend_from_slice(&plaintext);
+                    let (socket, tls) = wire.into_parts();
                     let _ = answer.send(Ok(Established {
                         fd: socket.into(),
                         tls,

@@ -117,9 +117,7 @@ fn usable(identity: &Identity) -> Result<Usable, Error> {
     let option = identity.cert.option(CERT);
     let chain = certificates(CERT, &identity.cert)?;
     let unusable = |error| bad(format!("{option} cannot be used: {error}"));
-    let facts = chain.first().map(Certificate::of);
-    let facts = facts.unwrap_or_else(|| Err(bad("it is empty")));
-    let facts = facts.map_err(unusable)?;
+    let facts = Certificate::of(&chain[0]).map_err(unusable)?;
     let issuers = chain.iter().filter_map(certificate::issuer).collect();
     let (key_option, key) = match &identity.key {
         Some(key) => (key.option(KEY), key),

@@ -178,8 +178,6 @@ pub enum Wire {
 pub struct Secured {
     pub(crate) stream: Stream,
     pub(crate) session: Box<Session>,
-    /// What came with the last message of the handshake.
-    pub(crate) plaintext: Vec<u8>,
     pub(crate) info: TlsInfo,
 }
 
@@ -229,19 +227,10 @@ impl Wire {
         }
     }
 
-    /// The socket, the session, and the plaintext that has been received and not read.
-    pub(crate) fn into_parts(self) -> (Socket, Option<Box<Session>>, Vec<u8>) {
+    pub(crate) fn into_parts(self) -> (Socket, Option<Box<Session>>) {
         match self {
-            Self::Plain(stream) => (stream.into_socket(), None, Vec::new()),
-            Self::Tls(secured) => {
-                let Secured {
-                    stream,
-                    session,
-                    plaintext,
-                    ..
-                } = *secured;
-                (stream.into_socket(), Some(session), plaintext)
-            }
+            Self::Plain(stream) => (stream.into_socket(), None),
+            Self::Tls(secured) => (secured.stream.into_socket(), Some(secured.session)),
         }
     }
 }
@@ -249,22 +238,23 @@ impl Wire {
 impl Secured {
     async fn read_some(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
         let before = buffer.len();
-        buffer.extend_from_slice(&std::mem::take(&mut self.plaintext));
+        // What came with the handshake is there already.
         let mut received = BytesMut::new();
-        while buffer.len() == before {
-            received.clear();
-            if self.stream.read_some(&mut received).await? == 0 {
-                return Ok(0);
-            }
+        loop {
             let opened = self.session.open::<rustls::Error>(&received, |plaintext| {
                 buffer.extend_from_slice(plaintext);
                 Ok(())
             });
             // The answer to a key update; or the alert that says why this is the end.
             let written = self.write_records().await;
-            match opened.map_err(as_io)? {
-                Opened::End => break,
-                Opened::More => written?,
+            let ended = opened.map_err(as_io)? == Opened::End;
+            if ended || buffer.len() > before {
+                break;
+            }
+            written?;
+            received.clear();
+            if self.stream.read_some(&mut received).await? == 0 {
+                break;
             }
         }
         Ok(buffer.len() - before)

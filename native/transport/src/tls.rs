@@ -5,8 +5,10 @@ use std::io;
 use bytes::BytesMut;
 use polydist_channel::{Agreed, Handshake, Progress, Session};
 use polydist_proto::frame::Prefix;
-use rustls::pki_types::ServerName;
-use rustls::{CertificateError, ClientConfig, ProtocolVersion, ServerConfig};
+use rustls::client::danger::ServerCertVerifier;
+use rustls::pki_types::{ServerName, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{AlertDescription, ClientConfig, ProtocolVersion, ServerConfig};
 use socket2::{SockAddr, Socket};
 use tokio::io::AsyncWriteExt;
 
@@ -14,6 +16,7 @@ use crate::identity::noting;
 use crate::stream::{Secured, as_io};
 use crate::tls_config::cipher_name;
 use crate::tls_errors::explain;
+use crate::verifier::Verifier;
 use crate::{
     Address, BoxFuture, Certificate, Configured, Error, Kind, ListenOptions, Side, SocketOpts,
     Stream, TlsConfig, TlsInfo, Transport, Wire, tcp,
@@ -63,22 +66,18 @@ impl Transport for Tls {
     ) -> BoxFuture<Result<Wire, Error>> {
         let (peer, side) = (peer.clone(), side.clone());
         Box::pin(async move {
-            let (handshake, own, deferred) = begin(&peer, &side)?;
-            let (secured, shown) = noting(complete(stream, handshake)).await;
-            let secured = secured.and_then(|(agreed, stream, session, plaintext)| {
-                let info = TlsInfo {
-                    deferred,
-                    ..info(agreed, shown.as_ref(), own)?
-                };
-                Ok(Secured {
+            let beginning = begin(&peer, &side)?;
+            let (own, deferred) = (beginning.own, beginning.deferred);
+            let (secured, shown) = noting(complete(stream, beginning)).await;
+            match secured {
+                Ok((agreed, stream, session)) => Ok(Wire::Tls(Box::new(Secured {
                     stream,
                     session,
-                    plaintext,
-                    info,
-                })
-            });
-            match secured {
-                Ok(secured) => Ok(Wire::Tls(Box::new(secured))),
+                    info: TlsInfo {
+                        deferred,
+                        ..info(agreed, shown, own)
+                    },
+                }))),
                 Err(error) => {
                     let what = format!("TLS with {peer} failed");
                     Err(explain(&error, shown.as_ref()).during(what))
@@ -88,50 +87,87 @@ impl Transport for Tls {
     }
 }
 
-/// A handshake that has not begun, the certificates of ours that it may show, and whether the peer's
-/// is taken on trust until others have verified it.
-fn begin<'a>(
-    peer: &Address,
-    side: &'a Side,
-) -> Result<(Handshake, &'a [Certificate], bool), Error> {
+/// A handshake that has not begun.
+struct Beginning<'a> {
+    handshake: Handshake,
+    /// The certificates of ours that it may show.
+    own: &'a [Certificate],
+    /// What verifies the peer's, if anything does.
+    verifier: Option<&'a Verifier>,
+    /// Whether it is taken on trust until others have verified it.
+    deferred: bool,
+    /// Whom we dial.
+    host: Option<ServerName<'static>>,
+}
+
+fn begin<'a>(peer: &Address, side: &'a Side) -> Result<Beginning<'a>, Error> {
     let unusable =
         |error: rustls::Error| Error::new(Kind::Tls, format!("TLS cannot be used: {error}"));
     match side {
         Side::Accept { tls } => {
             let server = server(tls.as_ref())?;
-            let handshake = Handshake::server(server.config.clone()).map_err(unusable)?;
-            Ok((handshake, &server.own, server.deferred))
+            Ok(Beginning {
+                handshake: Handshake::server(server.config.clone()).map_err(unusable)?,
+                own: &server.own,
+                verifier: server.verifier.as_deref(),
+                deferred: server.deferred,
+                host: None,
+            })
         }
         Side::Dial { tls, server_name } => {
             let client = client(tls.as_ref())?;
-            let name = match server_name {
+            let host = match server_name {
                 Some(name) => parse_name(name)?,
                 None => name_of(peer)?,
             };
-            let handshake = Handshake::client(client.config.clone(), name).map_err(unusable)?;
-            Ok((handshake, &client.own, client.deferred))
+            let handshake = Handshake::client(client.config.clone(), host.clone());
+            Ok(Beginning {
+                handshake: handshake.map_err(unusable)?,
+                own: &client.own,
+                verifier: client.verifier.as_deref(),
+                deferred: client.deferred,
+                host: Some(host),
+            })
+        }
+    }
+}
+
+impl Beginning<'_> {
+    /// A resumed session sends no certificates, and rustls verifies none. What was true of them then
+    /// may be so no more: they have ended, for one.
+    fn verify_again(&self, agreed: &Agreed) -> Result<(), rustls::Error> {
+        let (Some(verifier), true, [peer, others @ ..]) =
+            (self.verifier, agreed.resumed, &agreed.chain[..])
+        else {
+            return Ok(());
+        };
+        let now = UnixTime::now();
+        match &self.host {
+            Some(host) => verifier
+                .verify_server_cert(peer, others, host, &[], now)
+                .map(drop),
+            None => verifier.verify_client_cert(peer, others, now).map(drop),
         }
     }
 }
 
 async fn complete(
     mut stream: Stream,
-    mut handshake: Handshake,
-) -> io::Result<(Agreed, Stream, Box<Session>, Vec<u8>)> {
+    mut beginning: Beginning<'_>,
+) -> io::Result<(Agreed, Stream, Box<Session>)> {
     let mut received = BytesMut::new();
     // A peer that refuses us may have sent its reason before it closed: after a failed write there is
     // still something to read.
     let mut broken = None;
     loop {
         let mut outgoing = Vec::new();
-        let progress = handshake.advance(&received, &mut outgoing);
+        let progress = beginning.handshake.advance(&received, &mut outgoing);
         // Also after an error: this is the alert then.
         let written = stream.write_all(&outgoing).await;
         match progress.map_err(as_io)? {
             Progress::Done => {
                 written?;
-                let (agreed, session, plaintext) = handshake.finish().map_err(as_io)?;
-                return Ok((agreed, stream, Box::new(session), plaintext));
+                break;
             }
             Progress::Waiting => broken = broken.or(written.err()),
         }
@@ -140,35 +176,38 @@ async fn complete(
             return Err(broken.unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()));
         }
     }
+    let agreed = beginning.handshake.agreed().map_err(as_io)?;
+    let verified = beginning.verify_again(&agreed);
+    let mut session = beginning.handshake.finish().map_err(as_io)?;
+    if let Err(error) = verified {
+        let _ = session.seal_end(alert(&error));
+        let _ = stream.write_all(&session.take_sealed()).await;
+        return Err(as_io(error));
+    }
+    Ok((agreed, stream, Box::new(session)))
 }
 
-/// What there is to tell of it. Nothing is verified when a session is resumed, so it is seen here
-/// that the peer's certificate has not ended since.
-fn info(agreed: Agreed, shown: Option<&Certificate>, own: &[Certificate]) -> io::Result<TlsInfo> {
-    let Agreed {
-        version,
-        suite,
-        chain,
-        resumed,
-    } = agreed;
-    let peer = chain.first().filter(|_| resumed).map(Certificate::of);
-    if let Some(Ok(peer)) = peer
-        && peer.has_ended()
-    {
-        return Err(as_io(CertificateError::Expired.into()));
+fn alert(error: &rustls::Error) -> AlertDescription {
+    match error {
+        rustls::Error::InvalidCertificate(why) => why.clone().into(),
+        _ => AlertDescription::BadCertificate,
     }
-    Ok(TlsInfo {
-        version: match version {
+}
+
+/// What there is to tell of it. Resuming a session shows no certificate; that of then is our first.
+fn info(agreed: Agreed, shown: Option<Certificate>, own: &[Certificate]) -> TlsInfo {
+    TlsInfo {
+        version: match agreed.version {
             ProtocolVersion::TLSv1_2 => "tlsv1.2",
             _ => "tlsv1.3",
         },
-        cipher: cipher_name(suite.suite()),
-        resumed,
+        cipher: cipher_name(agreed.suite.suite()),
+        resumed: agreed.resumed,
         ktls: false,
         deferred: false,
-        own: shown.or_else(|| own.first().filter(|_| resumed)).cloned(),
-        chain,
-    })
+        own: shown.or_else(|| own.first().filter(|_| agreed.resumed).cloned()),
+        chain: agreed.chain,
+    }
 }
 
 fn server(config: Option<&TlsConfig>) -> Result<&Configured<ServerConfig>, Error> {

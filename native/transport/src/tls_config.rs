@@ -119,6 +119,8 @@ pub struct Configured<C> {
     pub config: Arc<C>,
     /// Our certificates in it.
     pub own: Arc<[Certificate]>,
+    /// What verifies the peer's, if anything does.
+    pub(crate) verifier: Option<Arc<Verifier>>,
     /// Whether the kernel may do the encryption.
     pub ktls: bool,
     /// Whether whose certificate it is, and by whom, is for others to verify.
@@ -130,6 +132,7 @@ impl<C> Clone for Configured<C> {
         Self {
             config: self.config.clone(),
             own: self.own.clone(),
+            verifier: self.verifier.clone(),
             ktls: self.ktls,
             deferred: self.deferred,
         }
@@ -147,11 +150,13 @@ impl TlsConfig {
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&versions(options))
             .map_err(unusable_versions)?;
-        let builder = match options.verify {
-            Verify::None => builder.with_no_client_auth(),
-            Verify::Peer | Verify::Deferred => {
-                builder.with_client_cert_verifier(Arc::new(verifier(options, &provider)?))
-            }
+        let verifier = match options.verify {
+            Verify::None => None,
+            Verify::Peer | Verify::Deferred => Some(Arc::new(verifier(options, &provider)?)),
+        };
+        let builder = match &verifier {
+            None => builder.with_no_client_auth(),
+            Some(verifier) => builder.with_client_cert_verifier(verifier.clone()),
         };
         if options.identities.is_empty() {
             return Err(bad(
@@ -164,10 +169,10 @@ impl TlsConfig {
         config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
         config.send_tls13_tickets = 1;
         config.enable_secret_extraction = true;
-        config.enable_secret_extraction = true;
         Ok(Self::Server(Configured {
             config: Arc::new(config),
             own,
+            verifier,
             ktls: options.ktls,
             deferred: options.verify == Verify::Deferred,
         }))
@@ -178,19 +183,20 @@ impl TlsConfig {
         let provider = provider(options)?;
         let chooser = Chooser::new(&options.identities)?;
         let own = chooser.facts();
+        let verifier = Arc::new(verifier(options, &provider)?);
         let mut config = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&versions(options))
             .map_err(unusable_versions)?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier(options, &provider)?))
+            .with_custom_certificate_verifier(verifier.clone())
             .with_client_cert_resolver(Arc::new(chooser));
         config.resumption = Resumption::in_memory_sessions(SESSIONS);
         config.enable_secret_extraction = true;
         config.enable_sni = options.sni;
-        config.enable_secret_extraction = true;
         Ok(Self::Client(Configured {
             config: Arc::new(config),
             own,
+            verifier: Some(verifier),
             ktls: options.ktls,
             deferred: options.verify == Verify::Deferred,
         }))
