@@ -181,8 +181,10 @@ fn drive<Data>(
                 // Only now is the alert there that tells the peer; rustls wants to see what it has
                 // looked at and not discarded.
                 incoming.drain(..discard);
-                while let Ok(ConnectionState::EncodeTlsData(data)) =
-                    process(connection, incoming).state
+                // And no further than that: it would take offence at the same record again.
+                while connection.wants_write()
+                    && let Ok(ConnectionState::EncodeTlsData(data)) =
+                        process(connection, incoming).state
                 {
                     encode(data, outgoing);
                 }
