@@ -208,6 +208,9 @@ identified(Conn, Frame, #{direction := in, info := Info}) ->
                     _ = polydist_native:send(Conn, "snot_allowed"),
                     ?shutdown(no_node)
             end;
+        malformed ->
+            handshake_failed(Info, {bad_message, <<"it gives no name, or none that a node can have">>}),
+            ?shutdown(no_node);
         none -> ok
     end;
 identified(_, <<"snot_allowed">>, #{node := Node, info := #{transport := Transport}}) ->

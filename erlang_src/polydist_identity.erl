@@ -8,11 +8,16 @@
 
 -export([claimed/1, check/2]).
 
-%% @doc The name in the first message of a peer's handshake; none in any other message.
--spec claimed(Frame :: binary()) -> {ok, Name :: binary()} | none.
-claimed(<<$N, _Flags:64, _Creation:32, Size:16, Name:Size/binary, _/binary>>) -> {ok, Name};
-claimed(<<$n, _Version:16, _Flags:32, Name/binary>>) -> {ok, Name};
+%% @doc The name in the first message of a peer's handshake, in UTF-8; none in any other message. One that is malformed would crash
+%% dist_util, as would a name that is too long for an atom.
+-spec claimed(Frame :: binary()) -> {ok, Name :: binary()} | none | malformed.
+claimed(<<$N, _Flags:64, _Creation:32, Size:16, Name:Size/binary, _/binary>>) when Size =< 255 -> {ok, text(Name)};
+claimed(<<$N, _/binary>>) -> malformed;
+claimed(<<$n, _Version:16, _Flags:32, Name/binary>>) -> {ok, text(Name)};
 claimed(_) -> none.
+
+%% dist_util takes each byte for a character.
+text(Name) -> unicode:characters_to_binary(Name, latin1).
 
 %% @doc Whether the peer of an accepted connection may have this name; if not, what there is to say.
 -spec check(Name :: binary(), polydist_native:info()) -> ok | {refused, Sentence :: binary()}.
