@@ -12,8 +12,8 @@
 %% dist_util, as would a name that is too long for an atom.
 -spec claimed(Frame :: binary()) -> {ok, Name :: binary()} | none | malformed.
 claimed(<<$N, _Flags:64, _Creation:32, Size:16, Name:Size/binary, _/binary>>) when Size =< 255 -> {ok, text(Name)};
-claimed(<<$N, _/binary>>) -> malformed;
-claimed(<<$n, _Version:16, _Flags:32, Name/binary>>) -> {ok, text(Name)};
+claimed(<<$n, _Version:16, _Flags:32, Name/binary>>) when byte_size(Name) =< 255 -> {ok, text(Name)};
+claimed(<<Tag, _/binary>>) when Tag =:= $N; Tag =:= $n -> malformed;
 claimed(_) -> none.
 
 %% dist_util takes each byte for a character.

@@ -54,10 +54,12 @@ init_per_suite(Config) ->
 %% The same nodes for all cases: what one attack leaves behind, the next one finds.
 attacked(Config) ->
     Listen = #{tcp => [#{}, #{name => both, shared => [tcp, tls]}]},
-    Owner = #{owner => whereis(init)},
+    %% Nobody comes back by himself after a disconnect.
+    Never = ["-kernel", "dist_auto_connect", "never"],
+    Owner = #{owner => whereis(init), args => Never},
     [Us, Friend | Newcomers] = polydist_node:start_all(lab(Config), [
         Owner#{name => "attacked", config => #{listen => Listen}, carriers => [tcp, tls, uds],
-               args => ["-kernel", "net_setuptime", integer_to_list(?SETUP)]},
+               args => Never ++ ["net_setuptime", integer_to_list(?SETUP)]},
         Owner#{name => "friend", force => [tls]}
         | [Owner#{name => "newcomer", force => [Transport]} || Transport <- [tcp, tls, uds]]
     ]),
@@ -232,6 +234,7 @@ names_that_are_none(Config) ->
     ],
     Frames = [polydist_attacker:name_frame(Name) || Name <- Names] ++ [
         <<$N, Flags:64, 1:32, 16#ffff:16, "x@localhost">>, <<$N, Flags:64, 1:32, 11:16>>, <<$N, Flags:64>>, <<"N">>, <<"n">>, <<>>,
+        <<$n, 5:16, 7:32>>, <<$n, 5:16, 7:32, "nohost">>, <<$n, 5:16, 7:32, 0:4000>>,
         <<$N, 0:64, 1:32, 11:16, "x@localhost">>, <<$N, -1:64, 1:32, 11:16, "x@localhost">>, <<$r, 0:160>>, <<"sok">>,
         binary:copy(<<$N>>, 4096), binary:copy(<<$N>>, 4097), binary:copy(<<$N>>, 65535)
     ],

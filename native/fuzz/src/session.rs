@@ -132,7 +132,7 @@ pub fn agreement(data: &[u8]) {
         change(script.next(), &mut incoming);
         match progress {
             Ok(Progress::Done) => {
-                let (_, mut session, _) = ours.finish().unwrap();
+                let mut session = ours.finish().unwrap();
                 let _ = session.open::<rustls::Error>(&incoming, |_| Ok(()));
                 return;
             }
@@ -267,7 +267,7 @@ fn agree(mut ours: Handshake, peer: &mut Connection) -> (Session, Vec<u8>) {
         }
         records(peer, &mut incoming);
         if progress.unwrap() == Progress::Done && !peer.is_handshaking() {
-            return (ours.finish().unwrap().1, incoming);
+            return (ours.finish().unwrap(), incoming);
         }
     }
 }
