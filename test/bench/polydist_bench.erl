@@ -42,11 +42,14 @@ check_transport(Case, Peer) ->
         true ->
             ok;
         false ->
-            case [T || #{node := N, transport := T} <- polydist:connections(), N =:= Peer] of
+            case [used(C) || #{node := N} = C <- polydist:connections(), N =:= Peer] of
                 [Case] -> ok;
                 Other -> fail("forced ~p, connected over ~p", [Case, Other])
             end
     end.
+
+used(#{transport := tls, tls := #{ktls := true}}) -> ktls;
+used(#{transport := Transport}) -> Transport.
 
 %% One measurement of Time milliseconds: how many messages, and the figures.
 -spec sample(measure(), node(), pos_integer()) -> {pos_integer(), sample()}.
@@ -150,7 +153,8 @@ number(Atom) -> list_to_integer(atom_to_list(Atom)).
 -spec report([string()]) -> no_return().
 report([File, Json, Title]) ->
     {ok, Terms} = file:consult(File),
-    io:format("~s~nmedians; x is the ratio to stock inet_tcp and inet_tls of the same run, cpu the microseconds of both nodes a message~n", [Title]),
+    io:format("~s~nmedians; x is the ratio to stock inet_tcp and inet_tls of the same run; cpu is what both nodes used, user and system, "
+        "in microseconds a message~n", [Title]),
     Cases = unique([Case || {Case, _, _, _} <- Terms]),
     Rows = [row(Case, Measure, Terms) || Measure <- [small1, small8, kb64, mb1, rtt], Case <- Cases],
     Results = [Row || #{samples := [_ | _]} = Row <- Rows],
@@ -169,24 +173,30 @@ row(Case, Measure, Terms) ->
 table(Measure, Rows) ->
     {_, Title, Unit} = plan(Measure),
     Extra = case Measure of rtt -> "p99 us"; _ -> "" end,
-    io:format("~n~-30s ~12s ~7s ~7s ~9s ~9s~n", [Title, Unit, "x tcp", "x tls", "cpu", Extra]),
+    Format = "~-29s ~11s ~6s ~6s ~8s ~6s ~6s ~8s~n",
+    io:format("~n" ++ Format, [Title, Unit, "x tcp", "x tls", "cpu", "x tcp", "x tls", Extra]),
     lists:foreach(
         fun(#{'case' := Case, cpu := Cpu} = Row) ->
-            #{x_tcp := Tcp, x_tls := Tls} = ratios(Row, Rows),
-            io:format("  ~-28s ~12s ~7s ~7s ~9s ~9s~n",
-                [name(Case), figure(value(Row)), ratio(Tcp), ratio(Tls), figure(Cpu), figure(maps:get(p99, Row, null))])
+            #{x_tcp := Tcp, x_tls := Tls, cpu_x_tcp := CpuTcp, cpu_x_tls := CpuTls} = ratios(Row, Rows),
+            io:format(Format,
+                ["  " ++ name(Case), figure(value(Row)), ratio(Tcp), ratio(Tls), figure(Cpu), ratio(CpuTcp), ratio(CpuTls),
+                 figure(maps:get(p99, Row, null))])
         end,
         Rows).
 
-%% Ratio of the medians to the stock carriers in the same run; for a round trip less than 1 is better.
+%% Ratio of the medians to the stock carriers in the same run; for a round trip and for cpu less than 1 is better.
 ratios(#{measure := Measure} = Row, Rows) ->
-    Ratio = fun(Stock) ->
-        case [value(R) || #{'case' := C, measure := M} = R <- Rows, C =:= Stock, M =:= Measure] of
-            [V] -> value(Row) / V;
-            [] -> null
+    Ratio = fun(Stock, Value) ->
+        case [Value(R) || #{'case' := C, measure := M} = R <- Rows, C =:= Stock, M =:= Measure] of
+            [V] when V > 0 -> Value(Row) / V;
+            _ -> null
         end
     end,
-    Row#{x_tcp => Ratio(stock_tcp), x_tls => Ratio(stock_tls)}.
+    Cpu = fun(#{cpu := Used}) -> Used end,
+    Row#{
+        x_tcp => Ratio(stock_tcp, fun value/1), x_tls => Ratio(stock_tls, fun value/1),
+        cpu_x_tcp => Ratio(stock_tcp, Cpu), cpu_x_tls => Ratio(stock_tls, Cpu)
+    }.
 
 value(#{rate := Rate}) -> Rate;
 value(#{p50 := P50}) -> P50.
