@@ -28,12 +28,7 @@ check(Name, #{transport := Transport} = Info) ->
     end.
 
 is_wanted(Name, #{transport := Transport, peer := Peer} = Info) ->
-    Rule = try polydist_lookup:settings(binary_to_atom(Name), Transport, Peer) of
-               Settings -> Settings
-           catch
-               error:_ -> #{} % no node has such a name, as dist_util will find
-           end,
-    case {Rule, place(Info)} of
+    case {polydist_lookup:settings(unicode:characters_to_list(Name), Transport, Peer), place(Info)} of
         {#{identity := Wanted}, _} -> Wanted;
         {_, #{identity := Wanted}} -> Wanted;
         _ -> Transport =:= tls andalso polydist_listeners:is_mutual()

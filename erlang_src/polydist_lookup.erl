@@ -189,7 +189,7 @@ demoted(Node, {Candidates, Skipped}) ->
     {First ++ Last, Skipped}.
 
 %% @doc What the policy says of a connection that a peer opened.
--spec settings(node(), polydist_native:transport(), polydist_native:address()) -> polydist_rule:settings().
+-spec settings(node() | string(), polydist_native:transport(), polydist_native:address()) -> polydist_rule:settings().
 settings(Node, Transport, Peer) ->
     Facts = case {Transport, Peer} of
                 {_, {local, _}} -> #{ip => none, same_host => true};

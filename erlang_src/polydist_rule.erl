@@ -46,7 +46,8 @@
                       identity => boolean()}.
 
 %% What is known of a peer; a key that is not there is not known yet. The address of a Unix socket is none.
--type facts() :: #{node => node(), ip => inet:ip_address() | none, same_host => boolean()}.
+%% The node may be text: what a stranger says that it is called is no atom yet.
+-type facts() :: #{node => node() | string(), ip => inet:ip_address() | none, same_host => boolean()}.
 
 -define(STAGGER, 250). % RFC 8305, section 5
 -define(SHORTEST_TICKTIME, 100).
@@ -197,7 +198,7 @@ invalid(Format, Args) ->
 %% @doc Whether a rule's match fits; unknown where that depends on what is not known.
 -spec fits(matcher(), facts()) -> boolean() | unknown.
 fits(any, _) -> true;
-fits({node, Glob}, #{node := Node}) -> matches(Glob, atom_to_list(Node));
+fits({node, Glob}, #{node := Node}) -> matches(Glob, name(Node));
 fits({host, Glob}, #{node := Node}) -> matches(Glob, host(Node));
 fits({net, _}, #{ip := none}) -> false;
 fits({net, Net}, #{ip := Ip}) -> polydist_net:contains(Net, Ip);
@@ -221,8 +222,11 @@ fits({Name, Glob}, _) when Name =:= node; Name =:= host ->
     end;
 fits(_, _) -> unknown.
 
+name(Node) when is_atom(Node) -> atom_to_list(Node);
+name(Node) -> Node.
+
 host(Node) ->
-    case string:split(atom_to_list(Node), "@") of
+    case string:split(name(Node), "@") of
         [_, Host] -> Host;
         [_] -> ""
     end.
