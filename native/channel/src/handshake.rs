@@ -1,6 +1,7 @@
 //! The TLS handshake, without input and output: bytes in, bytes out, then a [`Session`].
 
 use std::fmt;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
@@ -14,7 +15,9 @@ use rustls::{
     ProtocolVersion, ServerConfig, SupportedCipherSuite,
 };
 
-use crate::session::{MAX_RECORD, Renewal, Session, record_size};
+use crate::control::Renewal;
+use crate::kernel::{Keys, Tls, Unfit};
+use crate::session::{MAX_RECORD, Session, record_size, wanted};
 
 /// The most of a handshake that waits to be understood: its longest message, in records, and a part
 /// of the next record. rustls takes no longer message either.
@@ -139,8 +142,24 @@ impl Handshake {
         }
     }
 
+    /// How many bytes the record that comes next needs, or the rest of one that has begun. Who reads no
+    /// more than that has nothing of what follows the handshake.
+    pub fn wants(&self) -> usize {
+        wanted(&self.incoming.bytes[self.incoming.record..])
+    }
+
     /// The session, once it is [`Progress::Done`]. It holds what came after the handshake.
     pub fn finish(self) -> Result<Session, Error> {
+        self.keys()?.session()
+    }
+
+    /// The same, where the kernel makes and opens the records if it can; else why it cannot. It must
+    /// not have been given more than it [`wants`](Self::wants).
+    pub fn finish_in_kernel(self, fd: BorrowedFd<'_>) -> Result<(Tls, Option<Unfit>), Error> {
+        self.keys()?.begin(fd)
+    }
+
+    fn keys(self) -> Result<Keys, Error> {
         let suite = self.agreed()?.suite;
         let (secrets, renewal) = match self.end {
             End::Client(client) => {
@@ -152,7 +171,12 @@ impl Handshake {
                 (secrets, Renewal::Server(kernel))
             }
         };
-        Session::new(suite, secrets, renewal, self.incoming.bytes)
+        Ok(Keys {
+            suite,
+            secrets,
+            renewal,
+            rest: self.incoming.bytes,
+        })
     }
 }
 

@@ -32,8 +32,10 @@
 #[cfg(test)]
 extern crate self as polydist_channel; // for what unit tests share with the others
 
+mod control;
 mod handshake;
 mod inbox;
+mod kernel;
 mod outbox;
 mod session;
 mod stats;
@@ -53,6 +55,7 @@ use smallvec::SmallVec;
 
 pub use handshake::{Agreed, Handshake, Progress};
 use inbox::Inbox;
+pub use kernel::{Kernel, Received, Tls, Unfit};
 use outbox::Outbox;
 pub use session::{Opened, Session};
 pub use stats::Stats;
@@ -192,7 +195,7 @@ pub struct Channel<B, P> {
     fd: OwnedFd,
     /// For a socket that sends messages, the most that one may have.
     message: Option<usize>,
-    tls: Option<Box<Session>>,
+    tls: Option<Tls>,
     inbox: Inbox<B>,
     outbox: Outbox<P>,
     stats: Arc<Stats>,
@@ -204,7 +207,7 @@ pub struct Channel<B, P> {
 impl<B: Buffer, P: AsRef<[u8]>> Channel<B, P> {
     /// Takes over a connection after its handshake: a non-blocking descriptor, its TLS state, and
     /// `surplus`, the plain bytes that were read past the last handshake frame.
-    pub fn new(fd: OwnedFd, tls: Option<Box<Session>>, surplus: &[u8], stats: Arc<Stats>) -> Self {
+    pub fn new(fd: OwnedFd, tls: Option<Tls>, surplus: &[u8], stats: Arc<Stats>) -> Self {
         let mut inbox = Inbox::default();
         inbox.append(surplus);
         let sctp = sockopt::socket_protocol(&fd) == Ok(Some(ipproto::SCTP));
@@ -234,8 +237,12 @@ impl<B: Buffer, P: AsRef<[u8]>> Channel<B, P> {
     /// on writable.
     pub fn pending(&self) -> usize {
         // Sealed records are counted as one byte: their plaintext has left the outbox.
-        let sealed = self.tls.as_ref().map_or(0, |tls| tls.sealed().len());
-        self.outbox.len() + usize::from(sealed > 0)
+        let sealed = match &self.tls {
+            None => false,
+            Some(Tls::Session(session)) => session.sealed().len() > 0,
+            Some(Tls::Kernel(kernel)) => kernel.waits(),
+        };
+        self.outbox.len() + usize::from(sealed)
     }
 
     /// Sends one message as a frame: at once when the connection has been quiet, else with those
@@ -286,7 +293,12 @@ impl<B: Buffer, P: AsRef<[u8]>> Channel<B, P> {
         slices.push(IoSlice::new(header));
         slices.extend(lent.iter().map(|segment| IoSlice::new(segment.bytes())));
         let written = match &mut self.tls {
-            Some(tls) => return tls::send(tls, &slices, self.fd.as_fd(), &self.stats),
+            Some(Tls::Session(session)) => {
+                return tls::send(session, &slices, self.fd.as_fd(), &self.stats);
+            }
+            Some(Tls::Kernel(kernel)) => {
+                tls::write_by_kernel(kernel, &slices, self.fd.as_fd(), &self.stats)?
+            }
             None => write_all(self.fd.as_fd(), &slices, &mut self.message, &self.stats)?,
         };
         drop(slices);
@@ -300,13 +312,22 @@ impl<B: Buffer, P: AsRef<[u8]>> Channel<B, P> {
     pub fn flush(&mut self) -> Result<(), Closed> {
         self.last_write = Instant::now();
         let result = match &mut self.tls {
-            Some(tls) => tls::flush(tls, &mut self.outbox, self.fd.as_fd(), &self.stats),
-            None => flush(
-                &mut self.outbox,
-                self.fd.as_fd(),
-                &mut self.message,
-                &self.stats,
-            ),
+            Some(Tls::Session(session)) => {
+                tls::flush(session, &mut self.outbox, self.fd.as_fd(), &self.stats)
+            }
+            Some(Tls::Kernel(kernel)) => {
+                let (fd, stats) = (self.fd.as_fd(), &*self.stats);
+                flush(&mut self.outbox, |slices| {
+                    tls::write_by_kernel(kernel, slices, fd, stats)
+                })
+                .and_then(|()| kernel.ready(fd).map(drop))
+            }
+            None => {
+                let (fd, message, stats) = (self.fd.as_fd(), &mut self.message, &*self.stats);
+                flush(&mut self.outbox, |slices| {
+                    Ok(write_all(fd, slices, message, stats)?)
+                })
+            }
         };
         self.note_pending();
         result
@@ -322,17 +343,36 @@ impl<B: Buffer, P: AsRef<[u8]>> Channel<B, P> {
         Ok(())
     }
 
+    /// Renews the key that we seal with, as is done by itself long before it must not be used any more.
+    /// Without TLS there is none.
+    pub fn renew_key(&mut self) -> Result<(), Closed> {
+        match &mut self.tls {
+            Some(Tls::Session(session)) => session.renew_key()?,
+            Some(Tls::Kernel(kernel)) => kernel.renew_key(),
+            None => {}
+        }
+        self.flush()
+    }
+
     /// Reads what there is, at most about [`WORK`] bytes, and delivers the complete frames, in
     /// order. Says how many bytes were read: 0 when there was nothing.
     ///
     /// Frames read before an error are delivered first.
     pub fn receive(&mut self, sink: &mut impl Sink<B>) -> Result<usize, Closed> {
         let result = match &mut self.tls {
-            Some(tls) => tls::receive(tls, &mut self.inbox, self.fd.as_fd(), sink, &self.stats),
+            Some(Tls::Session(session)) => {
+                tls::receive(session, &mut self.inbox, self.fd.as_fd(), sink, &self.stats)
+            }
+            Some(Tls::Kernel(kernel)) => {
+                let kernel = Some(&mut **kernel);
+                let fd = self.fd.as_fd();
+                receive(&mut self.inbox, fd, false, kernel, sink, &self.stats)
+            }
             None => {
                 // A read gives no more than what is left of one message.
                 let one = self.message.is_some();
-                receive(&mut self.inbox, self.fd.as_fd(), one, sink, &self.stats)
+                let fd = self.fd.as_fd();
+                receive(&mut self.inbox, fd, one, None, sink, &self.stats)
             }
         };
         self.note_pending();
@@ -351,8 +391,10 @@ impl<B: Buffer, P: AsRef<[u8]>> Channel<B, P> {
     pub fn deliver_surplus(&mut self, sink: &mut impl Sink<B>) -> Result<(), Closed> {
         self.inbox.deliver(sink, &self.stats)?;
         match &mut self.tls {
-            Some(tls) => tls::deliver_surplus(tls, &mut self.inbox, sink, &self.stats),
-            None => Ok(()),
+            Some(Tls::Session(session)) => {
+                tls::deliver_surplus(session, &mut self.inbox, sink, &self.stats)
+            }
+            Some(Tls::Kernel(_)) | None => Ok(()),
         }
     }
 
@@ -361,13 +403,15 @@ impl<B: Buffer, P: AsRef<[u8]>> Channel<B, P> {
     pub fn close(mut self) -> OwnedFd {
         // The peer may be gone, or not reading; either way there is nobody left to tell.
         let flushed = self.flush().is_ok();
-        if let Some(tls) = self
-            .tls
-            .as_mut()
-            .filter(|_| flushed && self.outbox.len() == 0)
-        {
-            let _ = tls.seal_goodbye();
-            let _ = tls::write_records(tls, self.fd.as_fd(), &self.stats);
+        if flushed && self.outbox.len() == 0 {
+            match &mut self.tls {
+                Some(Tls::Session(session)) => {
+                    let _ = session.seal_goodbye();
+                    let _ = tls::write_records(session, self.fd.as_fd(), &self.stats);
+                }
+                Some(Tls::Kernel(kernel)) => kernel.goodbye(self.fd.as_fd()),
+                None => {}
+            }
         }
         self.abandon()
     }
@@ -471,15 +515,13 @@ fn is_writable(fd: BorrowedFd<'_>) -> bool {
 
 fn flush<P: AsRef<[u8]>>(
     outbox: &mut Outbox<P>,
-    fd: BorrowedFd<'_>,
-    message: &mut Option<usize>,
-    stats: &Stats,
+    mut write: impl FnMut(&[IoSlice<'_>]) -> Result<usize, Closed>,
 ) -> Result<(), Closed> {
     let mut budget = WORK;
     while outbox.len() > 0 {
         let slices: SmallVec<[IoSlice<'_>; MAX_SLICES]> = outbox.slices(MAX_SLICES, usize::MAX);
         let offered: usize = slices.iter().map(|slice| slice.len()).sum();
-        let written = write_all(fd, &slices, message, stats)?;
+        let written = write(&slices)?;
         drop(slices);
         outbox.advance(written);
         budget = budget.saturating_sub(written);
@@ -494,6 +536,7 @@ fn receive<B: Buffer>(
     inbox: &mut Inbox<B>,
     fd: BorrowedFd<'_>,
     one: bool,
+    mut kernel: Option<&mut Kernel>,
     sink: &mut impl Sink<B>,
     stats: &Stats,
 ) -> Result<usize, Closed> {
@@ -505,19 +548,30 @@ fn receive<B: Buffer>(
             Ok(0) => return Err(Closed::ByPeer),
             Ok(count) => {
                 total += count;
+                if let Some(kernel) = &mut kernel {
+                    kernel.received(count)?;
+                }
                 inbox.deliver(sink, stats)?;
                 // A short read has emptied the socket; asking again would only cost a system call.
                 if !inbox.was_filled() && !one {
                     break;
                 }
             }
-            Err(error) => match error.kind() {
-                io::ErrorKind::Interrupted => {}
-                io::ErrorKind::WouldBlock => {
+            Err(error) => match (error.kind(), &mut kernel) {
+                (io::ErrorKind::Interrupted, _) => {}
+                (io::ErrorKind::WouldBlock, _) => {
                     inbox.release_if_empty();
                     break;
                 }
-                _ => return Err(error.into()),
+                (_, None) => return Err(error.into()),
+                (_, Some(kernel)) => match kernel.receive(fd, error)? {
+                    Received::Nothing => {}
+                    Received::Data(bytes) => {
+                        inbox.append(&bytes);
+                        inbox.deliver(sink, stats)?;
+                    }
+                    Received::End => return Err(Closed::ByPeer),
+                },
             },
         }
     }

@@ -7,22 +7,20 @@
 
 use std::fmt;
 
-use rustls::client::ClientConnectionData;
 use rustls::crypto::cipher::{
     AeadKey, InboundOpaqueMessage, Iv, MessageDecrypter, MessageEncrypter, OutboundChunks,
     OutboundPlainMessage,
 };
-use rustls::kernel::KernelConnection;
-use rustls::server::ServerConnectionData;
 use rustls::{
     AlertDescription, ConnectionTrafficSecrets, ContentType, Error, ExtractedSecrets,
-    HandshakeType, InvalidMessage, PeerMisbehaved, ProtocolVersion, SupportedCipherSuite,
+    InvalidMessage, ProtocolVersion, SupportedCipherSuite,
 };
 
+use crate::control::{Control, Effect, FATAL, KEY_UPDATE, WARNING, alert_for, unexpected};
 use crate::outbox::Outbox;
 
 /// The most plaintext in a record.
-const MAX_PLAINTEXT: usize = 16 * 1024;
+pub(crate) const MAX_PLAINTEXT: usize = 16 * 1024;
 /// What encryption may add to a record in TLS 1.3 (RFC 8446, section 5.2) ...
 const MAX_EXPANSION: usize = 256;
 /// ... and in TLS 1.2 (RFC 5246, section 6.2.3).
@@ -31,34 +29,21 @@ const MAX_EXPANSION_12: usize = 2048;
 const HEADER: usize = 5;
 /// The longest record there is.
 pub(crate) const MAX_RECORD: usize = HEADER + MAX_PLAINTEXT + MAX_EXPANSION_12;
-/// A handshake message after the handshake: a ticket, mostly. Of a longer one nothing more is kept.
-const MAX_MESSAGE: usize = 64 * 1024;
-/// Records without any effect that a peer may send one after the other.
-const MAX_IDLE: u8 = 32;
 /// Records that a key may still seal when no more data may be sealed with it: alerts.
 const MARGIN: u64 = 16;
 
-/// The levels of an alert.
-const WARNING: u8 = 1;
-const FATAL: u8 = 2;
-
 /// One end of a TLS session.
 pub struct Session {
-    renewal: Renewal,
-    suite: SupportedCipherSuite,
+    control: Control,
     sealing: Sealing,
     opening: Opening,
     /// Records that are made and not written.
     sealed: Outbox<Vec<u8>>,
     /// What was received of a record that is not complete.
     partial: Vec<u8>,
-    /// What was received of a handshake message that is not complete.
-    message: Vec<u8>,
     /// Our answer to a key update, or to a wish to negotiate anew, is among `sealed`; it is the answer
     /// to all until it is written. A peer that asks and does not read gets no more.
     answered: bool,
-    /// Records without effect since the last with one.
-    idle: u8,
 }
 
 struct Sealing {
@@ -69,12 +54,6 @@ struct Sealing {
 struct Opening {
     cipher: Box<dyn MessageDecrypter>,
     sequence: u64,
-}
-
-/// What makes new keys, and keeps tickets.
-pub(crate) enum Renewal {
-    Client(KernelConnection<ClientConnectionData>),
-    Server(KernelConnection<ServerConnectionData>),
 }
 
 /// Whether more can come.
@@ -88,21 +67,17 @@ pub enum Opened {
 
 impl Session {
     pub(crate) fn new(
-        suite: SupportedCipherSuite,
+        control: Control,
         secrets: ExtractedSecrets,
-        renewal: Renewal,
         partial: Vec<u8>,
     ) -> Result<Self, Error> {
         Ok(Self {
-            renewal,
-            suite,
-            sealing: Sealing::new(suite, secrets.tx)?,
-            opening: Opening::new(suite, secrets.rx)?,
+            sealing: Sealing::new(control.suite, secrets.tx)?,
+            opening: Opening::new(control.suite, secrets.rx)?,
+            control,
             sealed: Outbox::default(),
             partial,
-            message: Vec::new(),
             answered: false,
-            idle: 0,
         })
     }
 
@@ -131,9 +106,8 @@ impl Session {
     /// Tells the peer that our key changes, and changes it. It is done without being asked long
     /// before a key must not be used any more; TLS 1.2 cannot do it.
     pub fn renew_key(&mut self) -> Result<(), Error> {
-        let key_update = [u8::from(HandshakeType::KeyUpdate), 0, 0, 1, 0];
-        self.seal_record(ContentType::Handshake, OutboundChunks::Single(&key_update))?;
-        self.sealing = Sealing::new(self.suite, self.renewal.sending()?)?;
+        self.seal_record(ContentType::Handshake, OutboundChunks::Single(&KEY_UPDATE))?;
+        self.sealing = Sealing::new(self.control.suite, self.control.sending()?)?;
         Ok(())
     }
 
@@ -185,7 +159,7 @@ impl Session {
         input: &mut [u8],
         mut take: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(usize, Opened), E> {
-        let most = match self.is_tls13() {
+        let most = match self.control.is_tls13() {
             true => HEADER + MAX_PLAINTEXT + MAX_EXPANSION,
             false => MAX_RECORD,
         };
@@ -200,7 +174,7 @@ impl Session {
                 payload,
             );
             let outer = record.typ;
-            if self.is_tls13() && outer != ContentType::ApplicationData {
+            if self.control.is_tls13() && outer != ContentType::ApplicationData {
                 return Err(self.fail(unexpected(outer)).into());
             }
             let sequence = self.opening.sequence;
@@ -208,13 +182,13 @@ impl Session {
             let plain = self.opening.cipher.decrypt(record, sequence);
             let plain = plain.map_err(|error| self.fail(error))?;
             let (content, payload) = (plain.typ, plain.payload);
-            let data = content == ContentType::ApplicationData && !payload.is_empty();
-            if data && self.message.is_empty() {
-                self.idle = 0;
+            if content == ContentType::ApplicationData && !payload.is_empty() {
+                let expected = self.control.data();
+                self.told(expected)?;
                 take(payload)?;
                 continue;
             }
-            let opened = self.control(content, payload);
+            let opened = self.no_data(content, payload);
             if self.told(opened)? == Opened::End {
                 return Ok((used, Opened::End));
             }
@@ -222,99 +196,24 @@ impl Session {
         Ok((used, Opened::More))
     }
 
-    /// Whatever is no data, or none that may come now.
-    fn control(&mut self, content: ContentType, payload: &[u8]) -> Result<Opened, Error> {
-        if content != ContentType::Handshake && !self.message.is_empty() {
-            return Err(PeerMisbehaved::MessageInterleavedWithHandshakeMessage.into());
-        }
-        self.idle += 1;
-        if self.idle > MAX_IDLE {
-            return Err(PeerMisbehaved::TooManyEmptyFragments.into());
-        }
-        match content {
-            ContentType::ApplicationData => Ok(Opened::More),
-            ContentType::Alert => self.alert(payload),
-            ContentType::Handshake => self.handshake(payload).map(|()| Opened::More),
-            other => Err(unexpected(other)),
-        }
-    }
-
-    fn alert(&mut self, payload: &[u8]) -> Result<Opened, Error> {
-        let &[level, description] = payload else {
-            return Err(InvalidMessage::TrailingData("Alert").into());
-        };
-        match AlertDescription::from(description) {
-            AlertDescription::CloseNotify => Ok(Opened::End),
-            AlertDescription::UserCanceled => Ok(Opened::More),
-            _ if level == WARNING && !self.is_tls13() => Ok(Opened::More),
-            fatal => Err(Error::AlertReceived(fatal)),
-        }
-    }
-
-    fn handshake(&mut self, payload: &[u8]) -> Result<(), Error> {
-        if self.message.len() + payload.len() > MAX_MESSAGE {
-            return Err(InvalidMessage::HandshakePayloadTooLarge.into());
-        }
-        self.message.extend_from_slice(payload);
-        let bytes = std::mem::take(&mut self.message);
-        let mut rest = bytes.as_slice();
-        while let [kind, a, b, c, tail @ ..] = rest {
-            let size = u32::from_be_bytes([0, *a, *b, *c]) as usize;
-            if size > MAX_MESSAGE {
-                return Err(InvalidMessage::HandshakePayloadTooLarge.into());
-            }
-            let Some((body, after)) = tail.split_at_checked(size) else {
-                break;
-            };
-            self.handshake_message(HandshakeType::from(*kind), body, after.is_empty())?;
-            rest = after;
-        }
-        self.message.extend_from_slice(rest);
-        Ok(())
-    }
-
-    /// `last`: nothing follows in the same record, as it must be before keys change.
-    fn handshake_message(
-        &mut self,
-        kind: HandshakeType,
-        body: &[u8],
-        last: bool,
-    ) -> Result<(), Error> {
-        let tls13 = self.is_tls13();
-        match (kind, &mut self.renewal, tls13) {
-            (HandshakeType::HelloRequest | HandshakeType::ClientHello, _, false) => {
-                if !self.answered {
-                    self.seal_alert(WARNING, AlertDescription::NoRenegotiation)?;
+    fn no_data(&mut self, content: ContentType, payload: &[u8]) -> Result<Opened, Error> {
+        match self.control.take(content, payload)? {
+            Effect::Nothing => {}
+            Effect::End => return Ok(Opened::End),
+            Effect::NewKey { answer } => {
+                self.opening = Opening::new(self.control.suite, self.control.receiving()?)?;
+                if answer && !self.answered {
+                    self.renew_key()?;
                     self.answered = true;
                 }
-                Ok(())
             }
-            (HandshakeType::NewSessionTicket, Renewal::Client(client), true) => {
-                client.handle_new_session_ticket(body)
+            Effect::Renegotiation if self.answered => {}
+            Effect::Renegotiation => {
+                self.seal_alert(WARNING, AlertDescription::NoRenegotiation)?;
+                self.answered = true;
             }
-            (HandshakeType::KeyUpdate, _, true) if last => self.key_update(body),
-            (HandshakeType::KeyUpdate, _, true) => {
-                Err(PeerMisbehaved::KeyEpochWithPendingFragment.into())
-            }
-            (other, ..) => Err(Error::InappropriateHandshakeMessage {
-                expect_types: vec![HandshakeType::NewSessionTicket, HandshakeType::KeyUpdate],
-                got_type: other,
-            }),
         }
-    }
-
-    fn key_update(&mut self, body: &[u8]) -> Result<(), Error> {
-        let wants_ours = match body {
-            [0] => false,
-            [1] => true,
-            _ => return Err(InvalidMessage::InvalidKeyUpdate.into()),
-        };
-        self.opening = Opening::new(self.suite, self.renewal.receiving()?)?;
-        if wants_ours && !self.answered {
-            self.renew_key()?;
-            self.answered = true;
-        }
-        Ok(())
+        Ok(Opened::More)
     }
 
     fn seal_alert(&mut self, level: u8, description: AlertDescription) -> Result<(), Error> {
@@ -324,8 +223,8 @@ impl Session {
 
     /// Sees to it that the key may seal one more record of data.
     fn spare_key(&mut self) -> Result<(), Error> {
-        let limit = confidentiality_limit(self.suite);
-        match self.is_tls13() {
+        let limit = self.control.confidentiality_limit();
+        match self.control.is_tls13() {
             true if self.sealing.sequence >= limit / 2 => self.renew_key(),
             // To go on would be to give the key away.
             false if self.sealing.sequence + MARGIN >= limit => Err(Error::General(
@@ -353,20 +252,11 @@ impl Session {
     }
 
     fn fail(&mut self, error: Error) -> Error {
-        let alert = match &error {
-            Error::AlertReceived(_) => return error,
-            Error::DecryptError => AlertDescription::BadRecordMac,
-            Error::PeerSentOversizedRecord => AlertDescription::RecordOverflow,
-            Error::InvalidMessage(_) => AlertDescription::DecodeError,
-            _ => AlertDescription::UnexpectedMessage,
-        };
-        // What matters is the first error; that the peer does not learn of it is no other.
-        let _ = self.seal_alert(FATAL, alert);
+        if let Some(alert) = alert_for(&error) {
+            // What matters is the first error; that the peer does not learn of it is no other.
+            let _ = self.seal_end(alert);
+        }
         error
-    }
-
-    fn is_tls13(&self) -> bool {
-        matches!(self.suite, SupportedCipherSuite::Tls13(_))
     }
 }
 
@@ -418,23 +308,19 @@ impl fmt::Debug for Session {
     /// Without any secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
-            .field("suite", &self.suite)
+            .field("suite", &self.control.suite)
             .finish_non_exhaustive()
     }
 }
 
-impl Renewal {
-    fn sending(&mut self) -> Result<(u64, ConnectionTrafficSecrets), Error> {
-        match self {
-            Self::Client(client) => client.update_tx_secret(),
-            Self::Server(server) => server.update_tx_secret(),
-        }
-    }
-
-    fn receiving(&mut self) -> Result<(u64, ConnectionTrafficSecrets), Error> {
-        match self {
-            Self::Client(client) => client.update_rx_secret(),
-            Self::Server(server) => server.update_rx_secret(),
+/// How many bytes are missing of the head of the record that `bytes` begin with or, where that is
+/// there, of the record.
+pub(crate) fn wanted(bytes: &[u8]) -> usize {
+    match bytes.first_chunk::<HEADER>() {
+        None => HEADER - bytes.len(),
+        Some(&[.., high, low]) => {
+            let size = HEADER + usize::from(u16::from_be_bytes([high, low]));
+            size.saturating_sub(bytes.len()).max(1)
         }
     }
 }
@@ -450,20 +336,6 @@ pub(crate) fn record_size(bytes: &[u8], most: usize) -> Result<Option<usize>, Er
     match HEADER + usize::from(u16::from_be_bytes([high, low])) {
         size if size > most => Err(Error::PeerSentOversizedRecord),
         size => Ok((size <= bytes.len()).then_some(size)),
-    }
-}
-
-fn unexpected(content: ContentType) -> Error {
-    Error::InappropriateMessage {
-        expect_types: vec![ContentType::ApplicationData],
-        got_type: content,
-    }
-}
-
-fn confidentiality_limit(suite: SupportedCipherSuite) -> u64 {
-    match suite {
-        SupportedCipherSuite::Tls13(suite) => suite.common.confidentiality_limit,
-        SupportedCipherSuite::Tls12(suite) => suite.common.confidentiality_limit,
     }
 }
 
@@ -513,8 +385,11 @@ mod support;
 
 #[cfg(test)]
 mod tests {
+    use rustls::PeerMisbehaved;
+
     use super::support::{VERSIONS, sessions};
     use super::*;
+    use crate::control::{MAX_IDLE, MAX_MESSAGE};
 
     const TLS12: usize = 0;
     const TLS13: usize = 1;
@@ -625,7 +500,7 @@ mod tests {
             let mut piece = vec![4, length[0], length[1], length[2]];
             let mut count = 0;
             while sent(&mut server, &mut client, ContentType::Handshake, &piece).is_ok() {
-                assert!(client.message.len() <= MAX_MESSAGE);
+                assert!(client.control.kept() <= MAX_MESSAGE);
                 piece = vec![0; MAX_PLAINTEXT];
                 count += 1;
             }
@@ -646,8 +521,8 @@ mod tests {
                 sent(&mut server, &mut client, ContentType::Handshake, ask).unwrap();
                 if version == TLS13 {
                     // As after a KeyUpdate of its own making.
-                    let secrets = server.renewal.sending().unwrap();
-                    server.sealing = Sealing::new(server.suite, secrets).unwrap();
+                    let secrets = server.control.sending().unwrap();
+                    server.sealing = Sealing::new(server.control.suite, secrets).unwrap();
                 }
                 lengths.push(client.sealed.len());
             }
@@ -663,7 +538,7 @@ mod tests {
     #[test]
     fn tls13_renews_its_key_long_before_its_limit() {
         let (mut client, mut server) = sessions(VERSIONS[TLS13]);
-        let limit = confidentiality_limit(client.suite);
+        let limit = client.control.confidentiality_limit();
         assert!(limit < u64::MAX);
         (client.sealing.sequence, server.opening.sequence) = (limit / 2 - 1, limit / 2 - 1);
         client.seal(&[&[7; 3 * MAX_PLAINTEXT]]).unwrap();
@@ -679,7 +554,7 @@ mod tests {
     #[test]
     fn tls12_ends_at_the_limit_of_its_key_with_a_sentence_and_a_goodbye() {
         let (mut client, mut server) = sessions(VERSIONS[TLS12]);
-        let limit = confidentiality_limit(client.suite);
+        let limit = client.control.confidentiality_limit();
         assert!(limit < u64::MAX);
         let last = limit - MARGIN - 1;
         (client.sealing.sequence, server.opening.sequence) = (last, last);

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use crate::inbox::Inbox;
 use crate::outbox::Outbox;
 use crate::session::{MAX_RECORD, Opened, Session};
-use crate::{Buffer, Closed, MAX_SLICES, Sink, Stats, WORK};
+use crate::{Buffer, Closed, Kernel, MAX_SLICES, Sink, Stats, WORK};
 
 /// The plaintext that is sealed at once: four full records.
 const BATCH: usize = 64 * 1024;
@@ -59,6 +59,21 @@ pub(crate) fn write_records(
         }
     }
     Ok(true)
+}
+
+/// Writes where the kernel seals. 0 when the descriptor takes no more for now.
+pub(crate) fn write_by_kernel(
+    kernel: &mut Kernel,
+    slices: &[IoSlice<'_>],
+    fd: BorrowedFd<'_>,
+    stats: &Stats,
+) -> Result<usize, Closed> {
+    if !kernel.ready(fd)? {
+        return Ok(0);
+    }
+    let written = crate::write(fd, slices, stats)?;
+    kernel.sent(written);
+    Ok(written)
 }
 
 pub(crate) fn flush<P: AsRef<[u8]>>(

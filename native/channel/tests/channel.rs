@@ -3,84 +3,18 @@
 
 mod support;
 
-use std::io::{self, Read, Write};
-use std::ops::Range;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::{Bytes, BytesMut};
-use polydist_channel::{Buffer, Channel, Closed, MAX_FRAME, Segment, Session, Sink, Stats};
+use polydist_channel::{Channel, Closed, MAX_FRAME, Stats, Tls};
 use proptest::prelude::*;
-use support::sessions;
+use support::{Frames, TestChannel, send, sessions};
 
-/// A buffer outside any VM.
-struct Memory(Vec<u8>);
-
-impl Buffer for Memory {
-    type Frozen = Bytes;
-
-    fn with_capacity(capacity: usize) -> Self {
-        Self(Vec::with_capacity(capacity))
-    }
-    fn capacity(&self) -> usize {
-        self.0.capacity()
-    }
-    fn as_slice(&self) -> &[u8] {
-        &self.0
-    }
-    fn resize(&mut self, capacity: usize) {
-        self.0.reserve_exact(capacity.saturating_sub(self.0.len()));
-        self.0.shrink_to(capacity);
-    }
-    fn append(&mut self, bytes: &[u8]) -> usize {
-        let count = bytes.len().min(self.0.capacity() - self.0.len());
-        self.0.extend_from_slice(&bytes[..count]);
-        count
-    }
-    fn read_from(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
-        Ok(rustix::io::read(
-            fd,
-            rustix::buffer::spare_capacity(&mut self.0),
-        )?)
-    }
-    fn freeze(self) -> Bytes {
-        self.0.into()
-    }
-}
-
-#[derive(Default)]
-struct Frames(Vec<Bytes>);
-
-impl Sink<Memory> for Frames {
-    fn deliver(&mut self, buffer: &Bytes, frame: Range<usize>) {
-        assert!(!frame.is_empty(), "ticks are not delivered");
-        self.0.push(buffer.slice(frame));
-    }
-}
-
-#[derive(Clone)]
-struct Part(Bytes);
-
-impl Segment for Part {
-    type Shared = Bytes;
-    fn bytes(&self) -> &[u8] {
-        &self.0
-    }
-    fn share(&self, skip: usize) -> Bytes {
-        self.0.slice(skip..)
-    }
-}
-
-type TestChannel = Channel<Memory, Bytes>;
-
-fn send(channel: &mut TestChannel, message: &[Bytes]) -> Result<(), Closed> {
-    let len = message.iter().map(Bytes::len).sum();
-    channel.send(message.iter().cloned().map(Part), len)
-}
-
-fn channel(stream: UnixStream, tls: Option<Box<Session>>, surplus: &[u8]) -> TestChannel {
+fn channel(stream: UnixStream, tls: Option<Tls>, surplus: &[u8]) -> TestChannel {
     stream.set_nonblocking(true).unwrap();
     Channel::new(
         OwnedFd::from(stream),
@@ -107,8 +41,8 @@ fn pair(wire: Wire) -> (TestChannel, TestChannel) {
     };
     let (client, server) = sessions(version);
     (
-        channel(left, Some(client), &[]),
-        channel(right, Some(server), &[]),
+        channel(left, Some(Tls::Session(client)), &[]),
+        channel(right, Some(Tls::Session(server)), &[]),
     )
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
-use polydist_channel::{Buffer, Channel, Closed, MAX_FRAME, Session, Sink, Stats};
+use polydist_channel::{Buffer, Channel, Closed, MAX_FRAME, Session, Sink, Stats, Tls};
 
 use crate::measured;
 
@@ -113,7 +113,12 @@ impl Receiver {
         socket.set_nonblocking(true).unwrap();
         let stats = Arc::new(Stats::default());
         Self {
-            channel: Channel::new(OwnedFd::from(socket), tls, surplus, stats.clone()),
+            channel: Channel::new(
+                OwnedFd::from(socket),
+                tls.map(Tls::Session),
+                surplus,
+                stats.clone(),
+            ),
             stats,
             delivered: 0,
             memory: 0,

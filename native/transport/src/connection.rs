@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use polydist_channel::{Session, Stats};
+use polydist_channel::{Stats, Tls};
 use polydist_proto::frame::Prefix;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -112,7 +112,7 @@ pub struct Established {
     pub fd: OwnedFd,
     /// The TLS session. It may hold records, not yet opened, that came after the last handshake
     /// frame; look there before waiting for the socket.
-    pub tls: Option<Box<Session>>,
+    pub tls: Option<Tls>,
     /// Plaintext that came after the last handshake frame; it precedes what `tls` holds.
     pub surplus: Vec<u8>,
     /// How the transport frames handshake messages.

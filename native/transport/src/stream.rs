@@ -1,12 +1,13 @@
 //! Byte streams: any stream socket under tokio, and TLS over one.
 
 use std::io::{self, IoSlice};
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
-use polydist_channel::{Opened, Session, Stats};
+use polydist_channel::{Closed, Kernel, Opened, Received, Session, Stats, Tls};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
 use socket2::Socket;
@@ -82,13 +83,23 @@ impl Stream {
     /// SCTP's socket is not readable when its peer has broken off. And its error can be had once
     /// only, by a write perhaps.
     pub(crate) async fn read_some(&self, buffer: &mut BytesMut) -> io::Result<usize> {
+        self.read_at_most(buffer, usize::MAX).await
+    }
+
+    /// The same, of at most `limit` bytes.
+    pub(crate) async fn read_at_most(
+        &self,
+        buffer: &mut BytesMut,
+        limit: usize,
+    ) -> io::Result<usize> {
         loop {
             let ready = match self.ended {
                 true => None,
                 false => Some(self.fd.ready(Interest::READABLE | Interest::ERROR).await?),
             };
             let mut bytes = [0; 4096];
-            match (recv(&self.fd, &mut bytes, RecvFlags::DONTWAIT), ready) {
+            let room = &mut bytes[..limit.min(4096)];
+            match (recv(&self.fd, room, RecvFlags::DONTWAIT), ready) {
                 (Err(Errno::INTR), _) => {}
                 (Err(Errno::AGAIN), Some(mut ready)) if !ready.ready().is_error() => {
                     ready.clear_ready()
@@ -102,6 +113,13 @@ impl Stream {
                 }
             }
         }
+    }
+
+    /// Waits until the socket takes more, after it has taken nothing.
+    async fn writable(&self) -> io::Result<()> {
+        let mut ready = self.fd.ready(Interest::WRITABLE).await?;
+        ready.clear_ready();
+        self.fd.ready(Interest::WRITABLE).await.map(drop)
     }
 
     /// Takes the socket from tokio's poller. It stays non-blocking.
@@ -177,7 +195,7 @@ pub enum Wire {
 #[derive(Debug)]
 pub struct Secured {
     pub(crate) stream: Stream,
-    pub(crate) session: Box<Session>,
+    pub(crate) tls: Tls,
     pub(crate) info: TlsInfo,
 }
 
@@ -208,10 +226,7 @@ impl Wire {
     pub(crate) async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
             Self::Plain(stream) => stream.write_all(bytes).await,
-            Self::Tls(secured) => {
-                secured.session.seal(&[bytes]).map_err(as_io)?;
-                secured.write_records().await
-            }
+            Self::Tls(secured) => secured.write_all(bytes).await,
         }
     }
 
@@ -220,49 +235,121 @@ impl Wire {
         match self {
             Self::Plain(stream) => stream.shutdown().await,
             Self::Tls(secured) => {
-                secured.session.seal_goodbye().map_err(as_io)?;
-                secured.write_records().await?;
+                secured.goodbye().await?;
                 secured.stream.shutdown().await
             }
         }
     }
 
-    pub(crate) fn into_parts(self) -> (Socket, Option<Box<Session>>) {
+    pub(crate) fn into_parts(self) -> (Socket, Option<Tls>) {
         match self {
             Self::Plain(stream) => (stream.into_socket(), None),
-            Self::Tls(secured) => (secured.stream.into_socket(), Some(secured.session)),
+            Self::Tls(secured) => (secured.stream.into_socket(), Some(secured.tls)),
         }
     }
 }
 
 impl Secured {
     async fn read_some(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
-        let before = buffer.len();
-        // What came with the handshake is there already.
-        let mut received = BytesMut::new();
-        loop {
-            let opened = self.session.open::<rustls::Error>(&received, |plaintext| {
-                buffer.extend_from_slice(plaintext);
-                Ok(())
-            });
-            // The answer to a key update; or the alert that says why this is the end.
-            let written = self.write_records().await;
-            let ended = opened.map_err(as_io)? == Opened::End;
-            if ended || buffer.len() > before {
-                break;
-            }
-            written?;
-            received.clear();
-            if self.stream.read_some(&mut received).await? == 0 {
-                break;
-            }
+        match &mut self.tls {
+            Tls::Session(session) => read_records(&mut self.stream, session, buffer).await,
+            Tls::Kernel(kernel) => read_by_kernel(&self.stream, kernel, buffer).await,
         }
-        Ok(buffer.len() - before)
     }
 
-    async fn write_records(&mut self) -> io::Result<()> {
-        let records = self.session.take_sealed();
-        self.stream.write_all(&records).await
+    async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.tls {
+            Tls::Session(session) => {
+                session.seal(&[bytes]).map_err(as_io)?;
+                write_records(&mut self.stream, session).await
+            }
+            Tls::Kernel(kernel) => {
+                while !kernel.ready(self.stream.socket().as_fd()).map_err(closed)? {
+                    self.stream.writable().await?;
+                }
+                kernel.sent(bytes.len());
+                self.stream.write_all(bytes).await
+            }
+        }
+    }
+
+    async fn goodbye(&mut self) -> io::Result<()> {
+        match &mut self.tls {
+            Tls::Session(session) => {
+                session.seal_goodbye().map_err(as_io)?;
+                write_records(&mut self.stream, session).await
+            }
+            Tls::Kernel(kernel) => {
+                kernel.goodbye(self.stream.socket().as_fd());
+                Ok(())
+            }
+        }
+    }
+}
+
+async fn read_records(
+    stream: &mut Stream,
+    session: &mut Session,
+    buffer: &mut BytesMut,
+) -> io::Result<usize> {
+    let before = buffer.len();
+    // What came with the handshake is there already.
+    let mut received = BytesMut::new();
+    loop {
+        let opened = session.open::<rustls::Error>(&received, |plaintext| {
+            buffer.extend_from_slice(plaintext);
+            Ok(())
+        });
+        // The answer to a key update; or the alert that says why this is the end.
+        let written = write_records(stream, session).await;
+        let ended = opened.map_err(as_io)? == Opened::End;
+        if ended || buffer.len() > before {
+            break;
+        }
+        written?;
+        received.clear();
+        if stream.read_some(&mut received).await? == 0 {
+            break;
+        }
+    }
+    Ok(buffer.len() - before)
+}
+
+async fn write_records(stream: &mut Stream, session: &mut Session) -> io::Result<()> {
+    stream.write_all(&session.take_sealed()).await
+}
+
+async fn read_by_kernel(
+    stream: &Stream,
+    kernel: &mut Kernel,
+    buffer: &mut BytesMut,
+) -> io::Result<usize> {
+    loop {
+        let failed = match stream.read_some(buffer).await {
+            Ok(count) => {
+                kernel.received(count).map_err(closed)?;
+                return Ok(count);
+            }
+            Err(failed) => failed,
+        };
+        let received = kernel.receive(stream.socket().as_fd(), failed);
+        match received.map_err(closed)? {
+            Received::Nothing => {}
+            Received::Data(bytes) => {
+                buffer.extend_from_slice(&bytes);
+                return Ok(bytes.len());
+            }
+            Received::End => return Ok(0),
+        }
+    }
+}
+
+/// An end of a channel among the errors of the socket.
+fn closed(end: Closed) -> io::Error {
+    match end {
+        Closed::Tls(error) => as_io(error),
+        Closed::Io(error) => error,
+        _ => io::ErrorKind::UnexpectedEof.into(),
     }
 }
 

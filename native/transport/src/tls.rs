@@ -1,9 +1,11 @@
 //! TLS over TCP. Handshake frames have 4-byte lengths inside TLS, as stock inet_tls has it.
 
 use std::io;
+use std::os::fd::AsFd;
+use std::sync::{Mutex, PoisonError};
 
 use bytes::BytesMut;
-use polydist_channel::{Agreed, Handshake, Progress, Session};
+use polydist_channel::{self as channel, Agreed, Handshake, Progress, Unfit};
 use polydist_proto::frame::Prefix;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::{ServerName, UnixTime};
@@ -70,13 +72,14 @@ impl Transport for Tls {
             let (own, deferred) = (beginning.own, beginning.deferred);
             let (secured, shown) = noting(complete(stream, beginning)).await;
             match secured {
-                Ok((agreed, stream, session)) => Ok(Wire::Tls(Box::new(Secured {
+                Ok((agreed, stream, tls)) => Ok(Wire::Tls(Box::new(Secured {
                     stream,
-                    session,
                     info: TlsInfo {
                         deferred,
+                        ktls: matches!(tls, channel::Tls::Kernel(_)),
                         ..info(agreed, shown, own)
                     },
+                    tls,
                 }))),
                 Err(error) => {
                     let what = format!("TLS with {peer} failed");
@@ -98,6 +101,8 @@ struct Beginning<'a> {
     deferred: bool,
     /// Whom we dial.
     host: Option<ServerName<'static>>,
+    /// Whether the kernel is to make and open the records.
+    ktls: bool,
 }
 
 fn begin<'a>(peer: &Address, side: &'a Side) -> Result<Beginning<'a>, Error> {
@@ -112,6 +117,7 @@ fn begin<'a>(peer: &Address, side: &'a Side) -> Result<Beginning<'a>, Error> {
                 verifier: server.verifier.as_deref(),
                 deferred: server.deferred,
                 host: None,
+                ktls: server.ktls,
             })
         }
         Side::Dial { tls, server_name } => {
@@ -127,6 +133,7 @@ fn begin<'a>(peer: &Address, side: &'a Side) -> Result<Beginning<'a>, Error> {
                 verifier: client.verifier.as_deref(),
                 deferred: client.deferred,
                 host: Some(host),
+                ktls: client.ktls,
             })
         }
     }
@@ -154,7 +161,7 @@ impl Beginning<'_> {
 async fn complete(
     mut stream: Stream,
     mut beginning: Beginning<'_>,
-) -> io::Result<(Agreed, Stream, Box<Session>)> {
+) -> io::Result<(Agreed, Stream, channel::Tls)> {
     let mut received = BytesMut::new();
     // A peer that refuses us may have sent its reason before it closed: after a failed write there is
     // still something to read.
@@ -172,19 +179,44 @@ async fn complete(
             Progress::Waiting => broken = broken.or(written.err()),
         }
         received.clear();
-        if stream.read_some(&mut received).await? == 0 {
+        // The kernel can open only what has not been read.
+        let limit = match beginning.ktls {
+            true => beginning.handshake.wants(),
+            false => usize::MAX,
+        };
+        if stream.read_at_most(&mut received, limit).await? == 0 {
             return Err(broken.unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()));
         }
     }
     let agreed = beginning.handshake.agreed().map_err(as_io)?;
-    let verified = beginning.verify_again(&agreed);
-    let mut session = beginning.handshake.finish().map_err(as_io)?;
-    if let Err(error) = verified {
+    if let Err(error) = beginning.verify_again(&agreed) {
+        let mut session = beginning.handshake.finish().map_err(as_io)?;
         let _ = session.seal_end(alert(&error));
         let _ = stream.write_all(&session.take_sealed()).await;
         return Err(as_io(error));
     }
-    Ok((agreed, stream, Box::new(session)))
+    let tls = match beginning.ktls {
+        true => finish_in_kernel(beginning.handshake, &stream),
+        false => beginning
+            .handshake
+            .finish()
+            .map(|session| channel::Tls::Session(Box::new(session))),
+    };
+    Ok((agreed, stream, tls.map_err(as_io)?))
+}
+
+fn finish_in_kernel(handshake: Handshake, stream: &Stream) -> Result<channel::Tls, rustls::Error> {
+    static TOLD: Mutex<Vec<Unfit>> = Mutex::new(Vec::new());
+    let (tls, unfit) = handshake.finish_in_kernel(stream.socket().as_fd())?;
+    if let Some(unfit) = unfit {
+        // Once, not with every connection.
+        let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+        if !told.contains(&unfit) {
+            told.push(unfit);
+            tracing::warn!("{unfit}");
+        }
+    }
+    Ok(tls)
 }
 
 fn alert(error: &rustls::Error) -> AlertDescription {

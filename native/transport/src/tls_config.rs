@@ -167,7 +167,9 @@ impl TlsConfig {
         let own = chooser.facts();
         let mut config = builder.with_cert_resolver(Arc::new(chooser));
         config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
-        config.send_tls13_tickets = 1;
+        // The kernel passes a ticket on only when asked for it; a peer that does not ask would think
+        // that the connection has failed.
+        config.send_tls13_tickets = usize::from(!options.ktls);
         config.enable_secret_extraction = true;
         Ok(Self::Server(Configured {
             config: Arc::new(config),

@@ -1,26 +1,50 @@
-//! What the tests of TLS share: two ends of a session, made by a real handshake.
+//! What the tests share: memory and frames outside any VM, and two ends of a TLS session, made by a
+//! real handshake.
 #![allow(dead_code, unreachable_pub)] // each test binary uses a part of it
 
+use std::io;
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, OnceLock};
 
-use polydist_channel::{Handshake, Opened, Progress, Session};
+use bytes::Bytes;
+use polydist_channel::{
+    Buffer, Channel, Closed, Handshake, Opened, Progress, Segment, Session, Sink,
+};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, Error, ServerConfig, SupportedProtocolVersion};
+use rustls::{ClientConfig, Error, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 
 pub const VERSIONS: [&SupportedProtocolVersion; 2] =
     [&rustls::version::TLS12, &rustls::version::TLS13];
 
 /// The two ends of a handshake that has not begun.
 pub fn handshakes(version: &'static SupportedProtocolVersion) -> (Handshake, Handshake) {
+    handshakes_with(version, aws_lc_rs::ALL_CIPHER_SUITES)
+}
+
+/// The same with these ciphers.
+pub fn handshakes_with(
+    version: &'static SupportedProtocolVersion,
+    suites: &[SupportedCipherSuite],
+) -> (Handshake, Handshake) {
+    let provider = Arc::new(CryptoProvider {
+        cipher_suites: suites.to_vec(),
+        ..aws_lc_rs::default_provider()
+    });
     let (cert, key) = certificate();
     let key = PrivateKeyDer::try_from(key.clone()).unwrap();
     let mut roots = rustls::RootCertStore::empty();
     roots.add(cert.clone().into()).unwrap();
-    let mut server = ServerConfig::builder_with_protocol_versions(&[version])
+    let mut server = ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[version])
+        .unwrap()
         .with_no_client_auth()
         .with_single_cert(vec![cert.clone().into()], key)
         .unwrap();
-    let mut client = ClientConfig::builder_with_protocol_versions(&[version])
+    let mut client = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[version])
+        .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
     client.enable_secret_extraction = true;
@@ -82,4 +106,69 @@ pub fn advance(
         progress = end.advance(&piece, outgoing)?;
     }
     Ok(progress)
+}
+
+/// A buffer outside any VM.
+pub struct Memory(Vec<u8>);
+
+impl Buffer for Memory {
+    type Frozen = Bytes;
+
+    fn with_capacity(capacity: usize) -> Self {
+        Self(Vec::with_capacity(capacity))
+    }
+    fn capacity(&self) -> usize {
+        self.0.capacity()
+    }
+    fn as_slice(&self) -> &[u8] {
+        &self.0
+    }
+    fn resize(&mut self, capacity: usize) {
+        self.0.reserve_exact(capacity.saturating_sub(self.0.len()));
+        self.0.shrink_to(capacity);
+    }
+    fn append(&mut self, bytes: &[u8]) -> usize {
+        let count = bytes.len().min(self.0.capacity() - self.0.len());
+        self.0.extend_from_slice(&bytes[..count]);
+        count
+    }
+    fn read_from(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+        Ok(rustix::io::read(
+            fd,
+            rustix::buffer::spare_capacity(&mut self.0),
+        )?)
+    }
+    fn freeze(self) -> Bytes {
+        self.0.into()
+    }
+}
+
+#[derive(Default)]
+pub struct Frames(pub Vec<Bytes>);
+
+impl Sink<Memory> for Frames {
+    fn deliver(&mut self, buffer: &Bytes, frame: Range<usize>) {
+        assert!(!frame.is_empty(), "ticks are not delivered");
+        self.0.push(buffer.slice(frame));
+    }
+}
+
+#[derive(Clone)]
+pub struct Part(pub Bytes);
+
+impl Segment for Part {
+    type Shared = Bytes;
+    fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+    fn share(&self, skip: usize) -> Bytes {
+        self.0.slice(skip..)
+    }
+}
+
+pub type TestChannel = Channel<Memory, Bytes>;
+
+pub fn send(channel: &mut TestChannel, message: &[Bytes]) -> Result<(), Closed> {
+    let len = message.iter().map(Bytes::len).sum();
+    channel.send(message.iter().cloned().map(Part), len)
 }

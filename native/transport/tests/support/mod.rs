@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use polydist_channel::{Opened, Session};
+use polydist_channel::{Opened, Session, Tls};
 use polydist_transport::{
     Accepted, Address, Connection, Contents, DialOptions, Error, Established, Identity, Incoming,
     Info, ListenOptions, Listener, Pending, TlsConfig, TlsOptions, Transport, dial, transport,
@@ -261,7 +261,11 @@ impl Raw {
         let socket = Socket::from(established.fd);
         socket.set_nonblocking(false).unwrap();
         socket.set_read_timeout(Some(SOON)).unwrap();
-        let (tls, surplus) = (established.tls, established.surplus);
+        let surplus = established.surplus;
+        let tls = established.tls.map(|tls| match tls {
+            Tls::Session(session) => session,
+            Tls::Kernel(_) => panic!("these tests open records themselves"),
+        });
         Self {
             socket,
             tls,
