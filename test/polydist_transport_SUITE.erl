@@ -10,8 +10,10 @@ suite() -> [{timetrap, {minutes, 2}}].
 
 all() -> [{group, Group} || Group <- transports() ++ [choice]].
 
-%% The last ones are from outside: test/outside.
-transports() -> [tcp, tcp6, tls, uds, abstract] ++ [vsock || polydist_ct:has_vsock()] ++ [sctp || polydist_ct:has_sctp()].
+%% abstract and vsock are from outside: test/outside. ktls is tls in the kernel.
+transports() ->
+    [tcp, tcp6, tls, uds, abstract] ++ [vsock || polydist_ct:has_vsock()] ++ [sctp || polydist_ct:has_sctp()] ++
+        [ktls || polydist_ct:has_ktls()].
 
 groups() ->
     [{Transport, [], [{group, we_dial}, {group, they_dial}]} || Transport <- transports()] ++
@@ -66,14 +68,26 @@ init_per_group(choice, Config) ->
 init_per_group(Direction, Config) when Direction =:= we_dial; Direction =:= they_dial ->
     [{direction, Direction} | Config];
 init_per_group(Transport, Config) ->
-    Node = (only(Transport))#{owner => whereis(init), args => never()},
+    Node = maps:merge(only(Transport, Config), #{owner => whereis(init), args => never()}),
     [Us, Them] = polydist_node:start_all(lab(Config), [Node#{name => "us"}, Node#{name => "them"}]),
     _ = [run(Each, fun() -> polydist_traffic:start_echo(echo) end) || Each <- [Us, Them]],
-    [{transport, Transport}, {us, Us}, {them, Them} | Config].
+    [{transport, name(Transport)}, {us, Us}, {them, Them} | Config].
 
 end_per_group(Group, Config) ->
     _ = [polydist_node:stop(proplists:get_value(Key, Config)) || lists:member(Group, transports()), Key <- [us, them]],
     ok.
+
+%% What a transport is called everywhere else.
+name(ktls) -> tls;
+name(Transport) -> Transport.
+
+only(ktls, Config) ->
+    #{directory := Directory, certificates := Certificates} = lab(Config),
+    File = filename:join(Directory, "ktls.conf"),
+    ok = polydist_ct:write_tls_options(File, [{ktls, true} | polydist_ct:tls_options(Certificates)]),
+    (only(tls))#{optfile => File};
+only(Transport, _) ->
+    only(Transport).
 
 %% A node that has them all and dials by one.
 only(Transport) -> #{carriers => lists:usort([tcp, tcp6, tls, uds, Transport]), force => [Transport]}.

@@ -5,7 +5,7 @@
 -export([doc/1, open_lab/2, without_global/1, close_lab/1, lab/1, put_lab/2]).
 -export([start_epmd/0, start_epmd/1, stop_epmd/1, epmd_names/1, epmd_lookup/2, tool/1]).
 -export([cert/1, write_certificates/2, write_certificates/3, write_tls_options/2, tls_options/1, temporary_directory/0]).
--export([wait_until/1, wait_until/2, parallel/1, free_port/0, unique/1, root/0, slowness/0, has_vsock/0, has_sctp/0]).
+-export([wait_until/1, wait_until/2, parallel/1, free_port/0, unique/1, root/0, slowness/0, has_vsock/0, has_sctp/0, has_ktls/0]).
 
 -export_type([lab/0, epmd/0]).
 
@@ -306,4 +306,19 @@ has_sctp() ->
     case socket:open(inet, stream, sctp) of
         {ok, Socket} -> socket:close(Socket) =:= ok;
         {error, _} -> false
+    end.
+
+%% @doc Whether this kernel has TLS, perhaps in a module that it loads now.
+-spec has_ktls() -> boolean().
+has_ktls() ->
+    {ok, Listener} = gen_tcp:listen(0, [{ip, {127, 0, 0, 1}}]),
+    {ok, Port} = inet:port(Listener),
+    {ok, Socket} = gen_tcp:connect({127, 0, 0, 1}, Port, []),
+    %% TCP_ULP; setting it says ok in any case.
+    ok = inet:setopts(Socket, [{raw, 6, 31, <<"tls">>}]),
+    Set = inet:getopts(Socket, [{raw, 6, 31, 16}]),
+    _ = [ok = gen_tcp:close(Each) || Each <- [Socket, Listener]],
+    case Set of
+        {ok, [{raw, 6, 31, <<"tls", _/binary>>}]} -> true;
+        {ok, _} -> false
     end.

@@ -36,7 +36,8 @@ vm() {
         (use_otp "$otp"
         export POLYDIST_SLOWNESS=3 # one CPU each, and two for all of them
         test/tools/vm-run --limit 1200 --keep "$build/test/vm" test/tools/ct-run "$build/test/vm" \
-            polydist_transport_SUITE:vsock,sctp polydist_vsock_SUITE polydist_sctp_SUITE) \
+            polydist_transport_SUITE:vsock,sctp,ktls polydist_vsock_SUITE polydist_sctp_SUITE \
+            polydist_ktls_SUITE) \
             >"$logs/vm-$otp.log" 2>&1 &
         vms+=($!)
     done

@@ -220,10 +220,14 @@ impl Kernel {
             Some(Errno::MSGSIZE) => Err(Error::PeerSentOversizedRecord.into()),
             _ => Err(failed.into()),
         };
-        if let Err(Closed::Tls(error)) = &result
-            && let Some(alert) = alert_for(error)
-        {
-            self.end(fd, alert);
+        match &result {
+            Err(closed) if closed.needs_attention() => self.goodbye(fd),
+            Err(Closed::Tls(error)) => {
+                if let Some(alert) = alert_for(error) {
+                    self.alert(fd, FATAL, alert);
+                }
+            }
+            _ => {}
         }
         result
     }
@@ -253,11 +257,6 @@ impl Kernel {
     /// Says goodbye, if the socket takes it.
     pub fn goodbye(&mut self, fd: BorrowedFd<'_>) {
         self.alert(fd, WARNING, AlertDescription::CloseNotify);
-    }
-
-    /// Tells the peer why this is the end, if the socket takes it.
-    pub fn end(&mut self, fd: BorrowedFd<'_>, why: AlertDescription) {
-        self.alert(fd, FATAL, why);
     }
 
     /// There is nobody left to tell if it fails.

@@ -143,6 +143,14 @@ pub enum Closed {
     },
 }
 
+impl Closed {
+    /// Whether it will happen again unless somebody changes the options: a key is worn out and there is
+    /// no way to another.
+    pub fn needs_attention(&self) -> bool {
+        matches!(self, Self::Tls(rustls::Error::General(_)))
+    }
+}
+
 impl fmt::Display for Closed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

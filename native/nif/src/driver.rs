@@ -359,7 +359,10 @@ impl Connection {
 
 /// The reason the port exits with, which users read as `nodedown_reason`.
 fn failure(closed: &Closed) -> Failure {
-    tracing::debug!(%closed, "a connection ended");
+    match closed.needs_attention() {
+        true => tracing::warn!(%closed, "a connection ended"),
+        false => tracing::debug!(%closed, "a connection ended"),
+    }
     match closed {
         Closed::ByPeer => Failure::new("connection_closed"),
         Closed::Io(error) => match error.raw_os_error() {
