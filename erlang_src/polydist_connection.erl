@@ -215,10 +215,13 @@ identified(Conn, Frame, #{direction := in, info := Info}) ->
     end;
 identified(_, <<"snot_allowed">>, #{node := Node, info := #{transport := Transport}}) ->
     Sentence = polydist_log:text("~p: ~ts does not allow this node: its log may say why (net_kernel:allow/1, or over TLS a "
-                                 "certificate that is not for ~ts)", [Transport, Node, node()]),
+                                 "certificate that is not for ~ts)", [Transport, Node, called(node())]),
     polydist_attempts:note(Node, #{reason => {not_allowed, Sentence}});
 identified(_, _, _) ->
     ok.
+
+called(nonode@nohost) -> "the name of this host"; % the peer gives it a name
+called(Node) -> atom_to_list(Node).
 
 %% Here a TLS 1.3 client learns that the server did not like its certificate.
 ended(#{direction := in, info := Info}, _, Reason) ->

@@ -17,7 +17,9 @@ all() -> [{group, Group} || Group <- [otp25, otp27, otp29, raw]].
 groups() ->
     [{Group, [], [
         every_version_and_key,
-        one_port_serves_every_stock_carrier
+        one_port_serves_every_stock_carrier,
+        every_stock_carrier_is_dialled,
+        who_is_killed_is_down
     ]} || Group <- [otp25, otp27, otp29]] ++
         [{raw, [], [
             a_port_of_tls_answers_nothing_to_plain_bytes,
@@ -120,6 +122,62 @@ registered_port(Config, #{node := Node}) ->
     [Name, _] = string:split(atom_to_list(Node), "@"),
     #{port := Port} = polydist_ct:epmd_lookup(maps:get(epmd, lab(Config)), Name),
     Port.
+
+every_stock_carrier_is_dialled(Config) ->
+    doc("Their one port speaks what the rule for their names says, and is at one address of the host only"),
+    Optfile = optfile(Config, ecdsa, []),
+    {V4, V6} = {{127, 0, 0, 1}, {0, 0, 0, 0, 0, 0, 0, 1}},
+    Carriers = [{"plain", "inet_tcp", tcp, V4}, {"plain", "inet6_tcp", tcp6, V6}, {"secure", "inet_tls", tls, V4},
+                {"secure", "inet6_tls", tls, V6}],
+    [Us | Stock] = polydist_node:start_all(lab(Config), [
+        #{optfile => Optfile, policy => [
+            {"secure*@*", #{transports => [tls], legacy => tls}},
+            {"plain*@*", #{transports => [tcp6, tcp], legacy => tcp}}
+        ]}
+        | [at(Ip, (stock(Config, Proto, Optfile))#{name => Name}) || {Name, Proto, _, Ip} <- Carriers]
+    ]),
+    [is_dialled(Us, Node, Transport, Ip) || {Node, {_, _, Transport, Ip}} <- lists:zip(Stock, Carriers)],
+    ok.
+
+at(Ip, #{args := Args} = Options) ->
+    Options#{args := Args ++ ["-kernel", "inet_dist_use_interface", lists:flatten(io_lib:format("~0p", [Ip]))]}.
+
+is_dialled(Us, #{node := B} = Stock, Transport, Ip) ->
+    polydist_node:connect(Us, Stock),
+    #{transport := Transport, direction := out, peer := {Ip, _}} = polydist_node:connection(Us, Stock),
+    B = call(Us, rpc, call, [B, erlang, node, []]).
+
+%%
+%% kill -9
+%%
+
+who_is_killed_is_down(Config) ->
+    doc("Whichever of the two it is, and whoever dialled; the reason that stock gives is its own"),
+    Optfile = optfile(Config, ecdsa, []),
+    Pair = [ours(#{optfile => Optfile}), stock(Config, "inet_tls", Optfile)],
+    [Us, Stock, Us2, Stock2] = polydist_node:start_all(lab(Config), Pair ++ Pair),
+    polydist_node:connect(Us, Stock),
+    #{transport := tls, direction := out} = polydist_node:connection(Us, Stock),
+    sees_killed(Us, Stock),
+    polydist_node:connect(Stock2, Us2),
+    #{transport := tls, direction := in} = polydist_node:connection(Us2, Stock2),
+    stock_sees_killed(Stock2, Us2),
+    ok.
+
+sees_killed(Us, #{node := Node, os_pid := OsPid}) ->
+    connection_closed = polydist_node:run(Us, fun() ->
+        polydist_traffic:watch_nodes(),
+        _ = os:cmd("kill -9 " ++ OsPid),
+        polydist_traffic:await_nodedown(Node)
+    end).
+
+stock_sees_killed(Stock, #{node := Node, os_pid := OsPid}) ->
+    {down, Reason} = eval(Stock, "
+        ok = net_kernel:monitor_nodes(true, [nodedown_reason]),
+        _ = os:cmd(\"kill -9 \" ++ OsPid),
+        receive {nodedown, Node, [{nodedown_reason, Reason}]} -> {down, Reason} after 10000 -> no_nodedown end",
+        #{'Node' => Node, 'OsPid' => OsPid}),
+    ct:log("~p", [Reason]).
 
 %%
 %% What other clients hear

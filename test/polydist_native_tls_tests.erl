@@ -1,7 +1,7 @@
+%%% Unit tests of what the native library takes and tells of TLS.
 -module(polydist_native_tls_tests).
 
 -include_lib("eunit/include/eunit.hrl").
--include_lib("public_key/include/public_key.hrl").
 
 %% What both ends are told of the connection between them and of each other's certificates.
 info_has_both_certificates_test_() ->
@@ -9,13 +9,13 @@ info_has_both_certificates_test_() ->
 
 info_has_both_certificates() ->
     ok = polydist_native:load(),
-    #{server_config := Server, client_config := Client} = certificates(),
+    #{server := Server, client := Client} = certificates(),
     {ok, Listening} = polydist_native:tls_config(server, options(Server)),
     {ok, Dialling} = polydist_native:tls_config(client, options(Client)),
     [#{hosts := Hosts} = Served] = polydist_native:tls_certificates(Listening),
     ?assertEqual([<<"node.example">>], Hosts),
     [#{subject := Subject, not_before := From, not_after := Until} = Shown] = polydist_native:tls_certificates(Dialling),
-    ?assertMatch({_, _}, binary:match(Subject, <<"CN=">>)),
+    ?assertEqual(<<"CN=a node">>, Subject),
     Now = os:system_time(second),
     ?assert(From =< Now andalso Now < Until),
     {ok, Listener, Address} = polydist_native:listen(tls, {{127, 0, 0, 1}, 0}, #{tls => Listening}),
@@ -28,7 +28,7 @@ info_has_both_certificates() ->
                    peer := Served, own := Shown}, Ours),
     ?assertMatch(#{peer := Shown, own := Served}, Theirs),
     #{chain := [Der | _]} = Ours,
-    ?assertEqual(proplists:get_value(cert, Server), Der),
+    ?assertEqual(maps:get(cert, Server), Der),
     ?assert(polydist_native:certificate_is_for(Der, <<"a@node.example">>)),
     ?assertNot(polydist_native:certificate_is_for(Der, <<"a@other.example">>)),
     ?assertNot(polydist_native:certificate_is_for(<<"no certificate">>, <<"a@node.example">>)),
@@ -37,7 +37,7 @@ info_has_both_certificates() ->
     ok = polydist_native:close_listener(Listener).
 
 anything_but_the_options_is_a_badarg_test_() ->
-    #{client_config := Client} = certificates(),
+    #{client := Client} = certificates(),
     ok = polydist_native:load(),
     Good = options(Client),
     {ok, _} = polydist_native:tls_config(client, Good),
@@ -50,7 +50,7 @@ anything_but_the_options_is_a_badarg_test_() ->
 
 ciphers_go_by_their_names_test() ->
     ok = polydist_native:load(),
-    #{client_config := Client} = certificates(),
+    #{client := Client} = certificates(),
     Options = options(Client),
     Ciphers = [<<"TLS_CHACHA20_POLY1305_SHA256">>],
     {ok, _} = polydist_native:tls_config(client, Options#{ciphers => Ciphers, groups => [<<"secp256r1">>, <<"x25519">>]}),
@@ -60,14 +60,12 @@ ciphers_go_by_their_names_test() ->
     ?assertMatch({_, _}, binary:match(NoGroup, <<"sect571r1">>)).
 
 %% As a user of OTP has them: cert, key and cacerts in DER.
-options(Config) ->
-    {_, Key} = proplists:get_value(key, Config),
-    #{identities => [#{cert => {der, [proplists:get_value(cert, Config)]}, key => {der, [Key]}}],
-      roots => {der, proplists:get_value(cacerts, Config)}, verify => verify_peer, check_host => true,
-      fail_if_no_peer_cert => true, versions => ['tlsv1.3', 'tlsv1.2'], sni => true, ktls => false}.
+options(#{cert := Cert, key := Key, authority := Authority}) ->
+    {_, KeyDer, not_encrypted} = public_key:pem_entry_encode('PrivateKeyInfo', Key),
+    #{identities => [#{cert => {der, [Cert]}, key => {der, [KeyDer]}}], roots => {der, [Authority]}, verify => verify_peer,
+      check_host => true, fail_if_no_peer_cert => true, versions => ['tlsv1.3', 'tlsv1.2'], sni => true, ktls => false}.
 
 certificates() ->
-    Names = #'Extension'{extnID = ?'id-ce-subjectAltName', extnValue = [{dNSName, "node.example"}], critical = false},
-    Key = [{key, {rsa, 2048, 65537}}, {digest, sha256}],
-    Chain = #{root => Key, peer => [{extensions, [Names]} | Key]},
-    public_key:pkix_test_data(#{server_chain => Chain, client_chain => #{root => Key, peer => Key}}).
+    #{cert := Cert} = Authority = polydist_certificates:authority("an authority"),
+    Issue = fun(Options) -> (polydist_certificates:issue(Authority, Options))#{authority => Cert} end,
+    #{server => Issue(#{hosts => ["node.example"]}), client => Issue(#{name => "a node"})}.

@@ -12,24 +12,19 @@
 
 suite() -> [{timetrap, {minutes, 2}}].
 
-all() -> [from_stock_inet_tcp_to_tls_alone].
+all() -> [from_stock_inet_tcp_to_tls_alone, from_any_release_by_restarts].
 
-%% By default global takes a connection that is ended on purpose, as by polydist:reconnect/2, for the beginning of a partition: all
-%% others then disconnect from both of its nodes.
-init_per_suite(Config0) ->
-    Config = polydist_ct:open_lab(?MODULE, Config0),
-    polydist_ct:put_lab(Config, (lab(Config))#{args => ["-kernel", "prevent_overlapping_partitions", "false"]}).
+init_per_suite(Config) -> polydist_ct:open_lab(?MODULE, Config).
 
 end_per_suite(Config) -> polydist_ct:close_lab(Config).
 
 from_stock_inet_tcp_to_tls_alone(Config) ->
-    doc("inet_tcp, polydist with a shared port, TLS preferred, TLS alone"),
-    Names = [polydist_ct:unique("r") || _ <- lists:seq(1, ?NODES)],
-    Stock = polydist_node:start_all(lab(Config), [stock(Name) || Name <- Names]),
-    Cluster = maps:from_list([{Node, Handle} || #{node := Node} = Handle <- Stock]),
-    [loaded(Handle, Cluster) || Handle <- Stock],
-    settle(Cluster, none),
-    Ours = each(Cluster, fun(Node, Now) -> restart(Config, Node, Now) end),
+    doc("inet_tcp, polydist with a shared port; then, without a restart, TLS preferred and TLS alone"),
+    %% By default global takes a connection that is ended on purpose, as by polydist:reconnect/2, for the beginning of a partition:
+    %% all others then disconnect from both of its nodes.
+    Common = #{args => ["-kernel", "prevent_overlapping_partitions", "false"]},
+    Stock = stock_cluster(Config, lists:duplicate(?NODES, list_to_integer(erlang:system_info(otp_release))), Common),
+    Ours = each(Stock, restarted(Config, maps:merge(Common, shared([tcp, tls])))),
     [tcp] = transports(Ours),
     each(Ours, fun prefer_tls/2),
     [tls] = transports(Ours),
@@ -40,8 +35,31 @@ from_stock_inet_tcp_to_tls_alone(Config) ->
     [hears_nothing(other_port(Config, Node, Ports)) || Node <- maps:keys(Ours)],
     ok.
 
-stock(Name) ->
-    #{name => {exactly, Name}, stock => list_to_integer(erlang:system_info(otp_release)), proto_dist => "inet_tcp"}.
+from_any_release_by_restarts(Config) ->
+    doc("The same from nodes of three releases, with global as it is by default: each step restarts a node"),
+    Stock = stock_cluster(Config, [25, 27, 29, 25, 27], #{}),
+    Shared = each(Stock, restarted(Config, shared([tcp, tls]))),
+    [tcp] = transports(Shared),
+    Preferring = each(Shared, restarted(Config, shared([tls, tcp]))),
+    [tls] = transports(Preferring),
+    Alone = each(Preferring, restarted(Config, #{carriers => [tls], policy => policy([tls])})),
+    [tls] = transports(Alone),
+    [hears_nothing(registered_port(Config, Node)) || Node <- maps:keys(Alone)],
+    ok.
+
+stock_cluster(Config, Releases, Options) ->
+    Names = [polydist_ct:unique("r") || _ <- Releases],
+    Stock = polydist_node:start_all(lab(Config), [
+        Options#{name => {exactly, Name}, stock => Release, proto_dist => "inet_tcp"}
+     || {Name, Release} <- lists:zip(Names, Releases)
+    ]),
+    Cluster = maps:from_list([{Node, Handle} || #{node := Node} = Handle <- Stock]),
+    [loaded(Handle, Cluster) || Handle <- Stock],
+    settle(Cluster, none),
+    Cluster.
+
+shared(Transports) ->
+    #{carriers => [tcp, tls], policy => policy(Transports), config => #{listen => #{tcp => #{shared => [tcp, tls]}}}}.
 
 %% One step touches one node, and leaves the cluster whole.
 each(Cluster, Step) ->
@@ -55,16 +73,15 @@ each(Cluster, Step) ->
 %% The steps
 %%
 
-restart(Config, Node, Cluster) ->
-    ok = polydist_node:stop(maps:get(Node, Cluster)),
-    [Name, _] = string:split(atom_to_list(Node), "@"),
-    Started = polydist_node:start(lab(Config), #{
-        name => {exactly, Name}, carriers => [tcp, tls], policy => policy([tcp, tls]),
-        config => #{listen => #{tcp => #{shared => [tcp, tls]}}}
-    }),
-    Next = Cluster#{Node := Started},
-    loaded(Started, Next),
-    Next.
+restarted(Config, Options) ->
+    fun(Node, Cluster) ->
+        ok = polydist_node:stop(maps:get(Node, Cluster)),
+        [Name, _] = string:split(atom_to_list(Node), "@"),
+        Started = polydist_node:start(lab(Config), Options#{name => {exactly, Name}}),
+        Next = Cluster#{Node := Started},
+        loaded(Started, Next),
+        Next
+    end.
 
 %% A peer that still prefers tcp may connect first; when its turn comes both prefer TLS.
 prefer_tls(Node, Cluster) ->
@@ -85,8 +102,11 @@ policy(Transports) -> [{any, #{transports => Transports}}].
 %% Seen from outside
 %%
 
+%% Compiled there: what this release makes need not load on an older one.
 loaded(Handle, Cluster) ->
-    {Module, Binary, File} = code:get_object_code(polydist_load),
+    {Module, Beam, File} = code:get_object_code(polydist_load),
+    {ok, {Module, [{abstract_code, {_, Forms}}]}} = beam_lib:chunks(Beam, [abstract_code]),
+    {ok, Module, Binary} = call(Handle, compile, forms, [Forms]),
     {module, Module} = call(Handle, code, load_binary, [Module, File, Binary]),
     ok = call(Handle, Module, start, [maps:keys(Cluster)]).
 

@@ -1,15 +1,15 @@
-%%% Authorities and certificates for the suites, right ones and wrong ones, by OTP's public_key and no program of anybody's. The
-%%% DER of a certificate is written here: the records that public_key takes for it are not the same in all releases.
+%%% Authorities and certificates for the suites, right ones and wrong ones, by OTP's public_key and no program of anybody's.
 -module(polydist_certificates).
 
 -export([authority/1, issue/2, write/4, write_options/2]).
 
+-import(polydist_der, [bits/1, boolean/1, extension/3, integer/1, name/1, oid/1, sequence/1, tagged/2, time/1]).
+
 -export_type([authority/0, identity/0, options/0]).
 
--type der() :: binary().
 -type key_type() :: ecdsa | rsa | ed25519.
--type identity() :: #{cert := der(), key := term()}.
--type authority() :: #{name := string(), cert := der(), key := term()}.
+-type identity() :: #{cert := polydist_der:der(), key := term()}.
+-type authority() :: #{name := string(), cert := polydist_der:der(), key := term()}.
 -type options() :: #{
     key => key_type(),
     %% the common name of the subject
@@ -46,9 +46,9 @@ usage(client) -> {1, 3, 6, 1, 5, 5, 7, 3, 2};
 usage(signing) -> {1, 3, 6, 1, 5, 5, 7, 3, 3}.
 
 names(Options) ->
-    [der(16#82, Host) || Host <- maps:get(hosts, Options, [])] ++
-        [der(16#87, address(Ip)) || Ip <- maps:get(ips, Options, [])] ++
-        [der(16#86, ["erlang:", Node]) || Node <- maps:get(nodes, Options, [])].
+    [tagged(16#82, Host) || Host <- maps:get(hosts, Options, [])] ++
+        [tagged(16#87, address(Ip)) || Ip <- maps:get(ips, Options, [])] ++
+        [tagged(16#86, ["erlang:", Node]) || Node <- maps:get(nodes, Options, [])].
 
 address(Ip) when tuple_size(Ip) =:= 4 -> list_to_binary(tuple_to_list(Ip));
 address(Ip) -> << <<Part:16>> || Part <- tuple_to_list(Ip) >>.
@@ -95,19 +95,14 @@ bits_of(Algorithm, Parameters, Bits) ->
 
 is_ed25519(Key) -> byte_size(element(5, Key)) =:= 32.
 
-%% Authorities have ECDSA keys.
 certificate(Issuer, IssuerKey, {Subject, Public}, Valid, Extensions) ->
-    Algorithm = sequence([oid({1, 2, 840, 10045, 4, 3, 2})]),
     Body = sequence([
-        der(16#a0, integer(2)), serial(), Algorithm, name(Issuer), validity(Valid), name(Subject), Public,
-        der(16#a3, sequence(Extensions))
+        tagged(16#a0, integer(2)), serial(), polydist_der:ecdsa_with_sha256(), name(Issuer), validity(Valid), name(Subject), Public,
+        tagged(16#a3, sequence(Extensions))
     ]),
-    sequence([Body, Algorithm, bits(public_key:sign(Body, sha256, IssuerKey))]).
+    polydist_der:signed(Body, public_key:sign(Body, sha256, IssuerKey)).
 
 serial() -> integer(binary:decode_unsigned(<<1, (crypto:strong_rand_bytes(8))/binary>>)).
-
-name(Name) ->
-    sequence([der(16#31, sequence([oid({2, 5, 4, 3}), der(16#0c, unicode:characters_to_binary(Name))]))]).
 
 validity(now) -> validity(-?DAY, ?DAY);
 validity(expired) -> validity(-2 * ?DAY, -?DAY);
@@ -115,39 +110,3 @@ validity(not_yet) -> validity(?DAY, 2 * ?DAY).
 
 validity(From, To) ->
     sequence([time(From), time(To)]).
-
-time(Offset) ->
-    Time = erlang:system_time(second) + Offset,
-    {{Year, Month, Day}, {Hour, Minute, Second}} = calendar:system_time_to_universal_time(Time, second),
-    der(16#17, io_lib:format("~2..0b~2..0b~2..0b~2..0b~2..0b~2..0bZ", [Year rem 100, Month, Day, Hour, Minute, Second])).
-
-extension(Id, Critical, Value) ->
-    sequence([oid(Id), [boolean(true) || Critical], der(4, Value)]).
-
-sequence(Parts) -> der(16#30, Parts).
-boolean(true) -> der(1, <<255>>).
-bits(Bits) -> der(3, [0, Bits]).
-
-integer(Number) ->
-    case binary:encode_unsigned(Number) of
-        <<1:1, _/bitstring>> = Negative -> der(2, [0, Negative]);
-        Bytes -> der(2, Bytes)
-    end.
-
-oid(Oid) ->
-    [First, Second | Arcs] = tuple_to_list(Oid),
-    der(6, [First * 40 + Second | [arc(Arc) || Arc <- Arcs]]).
-
-arc(Arc) -> arc(Arc div 128, [Arc rem 128]).
-
-arc(0, Bytes) -> Bytes;
-arc(Arc, Bytes) -> arc(Arc div 128, [128 + Arc rem 128 | Bytes]).
-
-der(Tag, Parts) ->
-    Bytes = iolist_to_binary(Parts),
-    case byte_size(Bytes) of
-        Short when Short < 128 -> <<Tag, Short, Bytes/binary>>;
-        Long ->
-            Length = binary:encode_unsigned(Long),
-            <<Tag, (128 + byte_size(Length)), Length/binary, Bytes/binary>>
-    end.

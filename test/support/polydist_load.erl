@@ -1,5 +1,5 @@
 %%% Traffic from every node of a cluster to every other, for as long as the nodes live: numbered messages, whose receiver checks
-%%% their order and that none is missing. A stock node of the running release gets this module by code:load_binary/3.
+%%% their order and that none is missing. A stock node, of whatever release, gets this module over its console.
 -module(polydist_load).
 
 -export([start/1, take/0]).

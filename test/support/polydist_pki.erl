@@ -1,9 +1,10 @@
 %%% Certificates that polydist-cert does not make: expired, revoked, with authorities between, with an encrypted key. In files as
-%%% option files name them, and as terms. Written in DER by hand: what public_key:pkix_test_data/1 makes is, on one release or
-%%% another, not what strict libraries accept.
+%%% option files name them, and as terms.
 -module(polydist_pki).
 
 -export([new/1, issue/3, revoke/3, revoke/4]).
+
+-import(polydist_der, [bits/1, boolean/1, extension/3, integer/1, name/1, oid/1, sequence/1, tagged/2]).
 
 -export_type([pki/0, issued/0]).
 
@@ -13,9 +14,9 @@
 -type issued() :: #{cert := [binary()], key := {atom(), binary()}, serial := integer(), certfile := file:filename(),
                     keyfile := file:filename(), encrypted := file:filename(), password := string()}.
 
--define(EC_PUBLIC_KEY, <<16#2a8648ce3d0201:56>>).
--define(PRIME256V1, <<16#2a8648ce3d030107:64>>).
--define(ECDSA_WITH_SHA256, <<16#2a8648ce3d040302:64>>).
+-define(EC_PUBLIC_KEY, {1, 2, 840, 10045, 2, 1}).
+-define(PRIME256V1, {1, 2, 840, 10045, 3, 1, 7}).
+-define(DAY, 86400).
 
 %% @doc An authority, its certificate in a file.
 -spec new(Directory :: file:filename()) -> pki().
@@ -27,8 +28,8 @@ new(Directory) ->
     #{directory => Directory, root => Root, cacertfile => CaFile}.
 
 authority(Name, Issuer) ->
-    certificate(Name, Issuer, {-1, 1}, [extension(16#551d13, true, sequence([<<1, 1, 16#ff>>])), % basicConstraints: an authority
-                                        extension(16#551d0f, true, <<3, 2, 1, 6>>)]). % keyUsage: keyCertSign, cRLSign
+    certificate(Name, Issuer, {-1, 1}, [extension({2, 5, 29, 19}, true, sequence([boolean(true)])), % basicConstraints: an authority
+                                        extension({2, 5, 29, 15}, true, <<3, 2, 1, 6>>)]). % keyUsage: keyCertSign, cRLSign
 
 %% @doc A certificate and what belongs to it, in files named after Name. Options: `hosts', `intermediates' (their number), `days'
 %% (between which two, counted from today, it is valid).
@@ -38,7 +39,7 @@ issue(#{directory := Directory, root := Root}, Name, Options) ->
     Above = above(maps:get(intermediates, Options, 0), [Root]),
     Hosts = sequence([tagged(16#82, Host) || Host <- maps:get(hosts, Options, ["localhost"])]),
     #{cert := Der, key := Key} = Own = certificate(Name, hd(Above), maps:get(days, Options, {-1, 1}),
-                                                   [extension(16#551d11, false, Hosts)]),
+                                                   [extension({2, 5, 29, 17}, false, Hosts)]),
     Chain = [Der | [Each || #{cert := Each} <- lists:droplast(Above)]],
     File = fun(What) -> filename:join(Directory, Name ++ What) end,
     Password = "correct horse",
@@ -63,8 +64,8 @@ certificate(Name, Issuer, {From, Till}, Extensions) ->
                                      end,
     Serial = erlang:unique_integer([positive]),
     Info = sequence([sequence([oid(?EC_PUBLIC_KEY), oid(?PRIME256V1)]), bits(Public)]),
-    Body = sequence([tagged(16#a0, integer(2)), integer(Serial), sequence([oid(?ECDSA_WITH_SHA256)]), IssuerName,
-                     sequence([time(From), time(Till)]), maps:get(name, Subject), Info, tagged(16#a3, sequence(Extensions))]),
+    Body = sequence([tagged(16#a0, integer(2)), integer(Serial), polydist_der:ecdsa_with_sha256(), IssuerName,
+                     sequence([day(From), day(Till)]), maps:get(name, Subject), Info, tagged(16#a3, sequence(Extensions))]),
     Subject#{serial => Serial, cert => signed(Body, Signer)}.
 
 private({Public, Private}) ->
@@ -83,9 +84,9 @@ revoke(Pki, Directory, Revoked) ->
 -spec revoke(pki(), Directory :: file:filename(), [issued()], {integer(), integer()}) -> file:filename().
 revoke(#{root := #{name := Name, cert := Cert} = Root}, Directory, Revoked, {From, Till}) ->
     ok = filelib:ensure_path(Directory),
-    Listed = [sequence([sequence([integer(Serial), time(From)]) || #{serial := Serial} <- Revoked]) || Revoked =/= []],
-    Number = extension(16#551d14, false, integer(1)),
-    Body = sequence([integer(1), sequence([oid(?ECDSA_WITH_SHA256)]), Name, time(From), time(Till), Listed,
+    Listed = [sequence([sequence([integer(Serial), day(From)]) || #{serial := Serial} <- Revoked]) || Revoked =/= []],
+    Number = extension({2, 5, 29, 20}, false, integer(1)),
+    Body = sequence([integer(1), polydist_der:ecdsa_with_sha256(), Name, day(From), day(Till), Listed,
                      tagged(16#a0, sequence([Number]))]),
     #'OTPCertificate'{tbsCertificate = #'OTPTBSCertificate'{subject = Issuer}} = public_key:pkix_decode_cert(Cert, otp),
     File = filename:join(Directory, public_key:short_name_hash(Issuer) ++ ".r0"),
@@ -93,36 +94,6 @@ revoke(#{root := #{name := Name, cert := Cert} = Root}, Directory, Revoked, {Fro
     File.
 
 signed(Body, #{key := {_, Private}}) ->
-    sequence([Body, sequence([oid(?ECDSA_WITH_SHA256)]), bits(crypto:sign(ecdsa, sha256, Body, [Private, secp256r1]))]).
+    polydist_der:signed(Body, crypto:sign(ecdsa, sha256, Body, [Private, secp256r1])).
 
-name(Common) ->
-    sequence([tagged(16#31, sequence([oid(<<16#550403:24>>), tagged(12, Common)]))]).
-
-extension(Oid, Critical, Value) ->
-    sequence([oid(<<Oid:24>>), [<<1, 1, 16#ff>> || Critical], tagged(4, Value)]).
-
-sequence(Parts) -> tagged(16#30, Parts).
-
-oid(Bytes) -> tagged(6, Bytes).
-
-bits(Bytes) -> tagged(3, [0, Bytes]).
-
-integer(N) ->
-    case binary:encode_unsigned(N) of
-        <<1:1, _/bitstring>> = Bytes -> tagged(2, [0, Bytes]);
-        Bytes -> tagged(2, Bytes)
-    end.
-
-time(Days) ->
-    {{Year, Month, Day}, {Hour, Minute, Second}} =
-        calendar:system_time_to_universal_time(os:system_time(second) + Days * 86400, second),
-    tagged(16#17, io_lib:format("~2..0w~2..0w~2..0w~2..0w~2..0w~2..0wZ", [Year rem 100, Month, Day, Hour, Minute, Second])).
-
-tagged(Tag, Parts) ->
-    Content = iolist_to_binary(Parts),
-    iolist_to_binary([Tag, size_of(byte_size(Content)), Content]).
-
-size_of(Size) when Size < 128 -> Size;
-size_of(Size) ->
-    Bytes = binary:encode_unsigned(Size),
-    [128 + byte_size(Bytes), Bytes].
+day(Days) -> polydist_der:time(Days * ?DAY).
