@@ -14,6 +14,11 @@ pub(crate) const MAX_MESSAGE: usize = 64 * 1024;
 /// Records without any effect that a peer may send one after the other.
 pub(crate) const MAX_IDLE: u8 = 32;
 
+/// The most plaintext in a record.
+pub(crate) const MAX_PLAINTEXT: usize = 16 * 1024;
+/// What AES makes at once.
+const BLOCK: usize = 16;
+
 /// The levels of an alert.
 pub(crate) const WARNING: u8 = 1;
 pub(crate) const FATAL: u8 = 2;
@@ -65,12 +70,15 @@ impl Control {
         matches!(self.suite, SupportedCipherSuite::Tls13(_))
     }
 
-    /// How many records one key may seal.
+    /// How many blocks one key may seal, as [`blocks`] counts them. rustls knows how many records, and
+    /// takes all for full ones; but what gives a key away are blocks, and most records have few
+    /// (draft-irtf-cfrg-aead-limits, section 5.1).
     pub(crate) fn confidentiality_limit(&self) -> u64 {
-        match self.suite {
+        let records = match self.suite {
             SupportedCipherSuite::Tls13(suite) => suite.common.confidentiality_limit,
             SupportedCipherSuite::Tls12(suite) => suite.common.confidentiality_limit,
-        }
+        };
+        records.saturating_mul((MAX_PLAINTEXT / BLOCK) as u64)
     }
 
     /// Our next key.
@@ -174,6 +182,11 @@ impl Control {
             }),
         }
     }
+}
+
+/// The most blocks that a key has to make for this much plaintext, in records as long as can be.
+pub(crate) fn blocks(plaintext: usize) -> u64 {
+    (plaintext / BLOCK + 3 * (plaintext / MAX_PLAINTEXT + 1)) as u64
 }
 
 /// What tells the peer of an error of its making; nothing if it is the peer who told us.

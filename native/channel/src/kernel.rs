@@ -19,8 +19,10 @@ use uapi::c;
 use zeroize::Zeroizing;
 
 use crate::Closed;
-use crate::control::{Control, Effect, FATAL, KEY_UPDATE, Renewal, WARNING, alert_for};
-use crate::session::{MAX_PLAINTEXT, Session};
+use crate::control::{
+    Control, Effect, FATAL, KEY_UPDATE, MAX_PLAINTEXT, Renewal, WARNING, alert_for, blocks,
+};
+use crate::session::Session;
 
 // As in linux/tls.h and linux/tcp.h.
 const SOL_TCP: c::c_int = 6;
@@ -39,7 +41,7 @@ const TLS_CIPHER_CHACHA20_POLY1305: u16 = 54;
 /// A TLS session whose records the kernel makes and opens.
 pub struct Kernel {
     control: Control,
-    /// The most records that our key can have sealed so far.
+    /// The most blocks that our key can have made so far.
     sealed: u64,
     /// The peer is to be told that our key changes, and it is to change.
     renew: bool,
@@ -121,7 +123,7 @@ impl Keys {
             Ok(()) => {
                 let kernel = Kernel {
                     control: Control::new(self.suite, self.renewal),
-                    sealed: self.secrets.tx.0,
+                    sealed: self.secrets.tx.0.saturating_mul(blocks(MAX_PLAINTEXT)),
                     renew: false,
                 };
                 return Ok((Tls::Kernel(Box::new(kernel)), None));
@@ -196,7 +198,7 @@ impl Kernel {
 
     /// So many bytes of data have been sent at once.
     pub fn sent(&mut self, count: usize) {
-        self.sealed += (count / MAX_PLAINTEXT) as u64 + 1;
+        self.sealed = self.sealed.saturating_add(blocks(count));
     }
 
     /// So many bytes of data have been received.

@@ -16,11 +16,11 @@ use rustls::{
     InvalidMessage, ProtocolVersion, SupportedCipherSuite,
 };
 
-use crate::control::{Control, Effect, FATAL, KEY_UPDATE, WARNING, alert_for, unexpected};
+use crate::control::{
+    Control, Effect, FATAL, KEY_UPDATE, MAX_PLAINTEXT, WARNING, alert_for, blocks, unexpected,
+};
 use crate::outbox::Outbox;
 
-/// The most plaintext in a record.
-pub(crate) const MAX_PLAINTEXT: usize = 16 * 1024;
 /// What encryption may add to a record in TLS 1.3 (RFC 8446, section 5.2) ...
 const MAX_EXPANSION: usize = 256;
 /// ... and in TLS 1.2 (RFC 5246, section 6.2.3).
@@ -29,8 +29,8 @@ const MAX_EXPANSION_12: usize = 2048;
 const HEADER: usize = 5;
 /// The longest record there is.
 pub(crate) const MAX_RECORD: usize = HEADER + MAX_PLAINTEXT + MAX_EXPANSION_12;
-/// Records that a key may still seal when no more data may be sealed with it: alerts.
-const MARGIN: u64 = 16;
+/// Blocks that a key may still seal when no more data may be sealed with it: alerts.
+const MARGIN: u64 = 64 * 1024;
 
 /// One end of a TLS session.
 pub struct Session {
@@ -49,6 +49,8 @@ pub struct Session {
 struct Sealing {
     cipher: Box<dyn MessageEncrypter>,
     sequence: u64,
+    /// How many blocks the key has made, at most.
+    blocks: u64,
 }
 
 struct Opening {
@@ -225,10 +227,10 @@ impl Session {
     fn spare_key(&mut self) -> Result<(), Error> {
         let limit = self.control.confidentiality_limit();
         match self.control.is_tls13() {
-            true if self.sealing.sequence >= limit / 2 => self.renew_key(),
+            true if self.sealing.blocks >= limit / 2 => self.renew_key(),
             // To go on would be to give the key away.
-            false if self.sealing.sequence + MARGIN >= limit => Err(Error::General(
-                "so many records have been sent that TLS 1.2 allows no more with this cipher; \
+            false if self.sealing.blocks.saturating_add(MARGIN) >= limit => Err(Error::General(
+                "so much has been sent that TLS 1.2 allows no more with this cipher; \
                  connect again, or allow TLS 1.3 or ChaCha20, which have no such end"
                     .into(),
             )),
@@ -268,6 +270,7 @@ impl Sealing {
         let mut new = Self {
             cipher: encrypter(suite, secrets)?,
             sequence: 0,
+            blocks: sequence.saturating_mul(blocks(MAX_PLAINTEXT)),
         };
         if sequence > 0 {
             // aws-lc sees to it that no nonce comes twice, and counts from the first it is given, which
@@ -288,6 +291,7 @@ impl Sealing {
             version: ProtocolVersion::TLSv1_2,
             payload,
         };
+        self.blocks = self.blocks.saturating_add(blocks(record.payload.len()));
         let sealed = self.cipher.encrypt(record, self.sequence)?;
         self.sequence += 1;
         Ok(sealed.encode())
@@ -540,7 +544,7 @@ mod tests {
         let (mut client, mut server) = sessions(VERSIONS[TLS13]);
         let limit = client.control.confidentiality_limit();
         assert!(limit < u64::MAX);
-        (client.sealing.sequence, server.opening.sequence) = (limit / 2 - 1, limit / 2 - 1);
+        client.sealing.blocks = limit / 2 - 1;
         client.seal(&[&[7; 3 * MAX_PLAINTEXT]]).unwrap();
         assert_eq!(client.sealing.sequence, 2, "of the new key");
         let mut plain = 0;
@@ -556,8 +560,7 @@ mod tests {
         let (mut client, mut server) = sessions(VERSIONS[TLS12]);
         let limit = client.control.confidentiality_limit();
         assert!(limit < u64::MAX);
-        let last = limit - MARGIN - 1;
-        (client.sealing.sequence, server.opening.sequence) = (last, last);
+        client.sealing.blocks = limit - MARGIN - 1;
         client.seal(&[b"last"]).unwrap();
         let error = client.seal(&[b"one more"]).unwrap_err().to_string();
         assert!(error.contains("connect again"), "{error}");

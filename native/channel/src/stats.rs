@@ -25,9 +25,9 @@ pub struct Stats {
     pub ticks_in: AtomicU64,
     /// Ticks sent. One that was left out because output was waiting is not counted.
     pub ticks_out: AtomicU64,
-    /// Bytes read from the socket, TLS and length prefixes included.
+    /// Bytes read from the socket, length prefixes included, and TLS unless the kernel does it.
     pub wire_in: AtomicU64,
-    /// Bytes that the socket has taken, TLS and length prefixes included.
+    /// Bytes that the socket has taken, with the same included.
     pub wire_out: AtomicU64,
     /// Bytes accepted from the VM and not yet taken by the kernel.
     pub queued: AtomicU64,

@@ -230,9 +230,9 @@ fn provider(options: &TlsOptions) -> Result<Arc<CryptoProvider>, Error> {
     Ok(Arc::new(provider))
 }
 
-/// In TLS 1.2 ChaCha20 comes first: keys cannot be renewed there, and rustls ends a connection
-/// whose AES-GCM key has made 2^24 records, which a busy connection between nodes does within
-/// hours. TLS 1.3 renews its keys.
+/// In TLS 1.2 ChaCha20 comes first: keys cannot be renewed there, and a connection ends whose AES-GCM
+/// key has sealed 256 GiB, which a busy connection between nodes does within a day. TLS 1.3 renews
+/// its keys.
 fn put_first_what_lasts(suites: &mut [SupportedCipherSuite]) {
     // A stable sort: within TLS 1.3, and among the rest of TLS 1.2, rustls's own order stays.
     suites.sort_by_key(|suite| match suite {
