@@ -1,6 +1,6 @@
 //! Byte streams: any stream socket under tokio, and TLS over one.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 use polydist_channel::{Closed, Kernel, Opened, Received, Session, Stats, Tls};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::Socket;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncWrite, AsyncWriteExt, Interest};
@@ -130,37 +130,21 @@ impl Stream {
 
 impl AsyncWrite for Stream {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
         loop {
             let mut ready = ready!(self.fd.poll_write_ready(cx))?;
+            // Never blocks, whatever the socket is set to: see polydist-channel's write.
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            let write = |fd: &AsyncFd<Socket>| {
-                let written = sendmsg(fd, slices, &mut SendAncillaryBuffer::default(), flags)?;
-                Ok(written)
-            };
+            let write = |fd: &AsyncFd<Socket>| Ok(send(fd, bytes, flags)?);
             if let Ok(result) = ready.try_io(write) {
                 self.stats.write(*result.as_ref().unwrap_or(&0));
                 self.ended |= result.is_err();
                 return Poll::Ready(result);
             }
         }
-    }
-
-    /// TLS hands over several records at once, and of a failing handshake's last write only one
-    /// call's worth goes out: the alert that tells the peer why must be in it.
-    fn is_write_vectored(&self) -> bool {
-        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -72,15 +72,20 @@ impl Transport for Tls {
             let (own, deferred) = (beginning.own, beginning.deferred);
             let (secured, shown) = noting(complete(stream, beginning)).await;
             match secured {
-                Ok((agreed, stream, tls)) => Ok(Wire::Tls(Box::new(Secured {
-                    stream,
-                    info: TlsInfo {
+                Ok((agreed, stream, tls)) => {
+                    let ktls = matches!(tls, channel::Tls::Kernel(_));
+                    let info = TlsInfo {
+                        version: version_name(agreed.version),
+                        cipher: cipher_name(agreed.suite.suite()),
+                        // Resuming a session shows no certificate; that of then is our first.
+                        own: shown.or_else(|| own.first().filter(|_| agreed.resumed).cloned()),
+                        resumed: agreed.resumed,
+                        chain: agreed.chain,
+                        ktls,
                         deferred,
-                        ktls: matches!(tls, channel::Tls::Kernel(_)),
-                        ..info(agreed, shown, own)
-                    },
-                    tls,
-                }))),
+                    };
+                    Ok(Wire::Tls(Box::new(Secured { stream, tls, info })))
+                }
                 Err(error) => {
                     let what = format!("TLS with {peer} failed");
                     Err(explain(&error, shown.as_ref()).during(what))
@@ -226,19 +231,11 @@ fn alert(error: &rustls::Error) -> AlertDescription {
     }
 }
 
-/// What there is to tell of it. Resuming a session shows no certificate; that of then is our first.
-fn info(agreed: Agreed, shown: Option<Certificate>, own: &[Certificate]) -> TlsInfo {
-    TlsInfo {
-        version: match agreed.version {
-            ProtocolVersion::TLSv1_2 => "tlsv1.2",
-            _ => "tlsv1.3",
-        },
-        cipher: cipher_name(agreed.suite.suite()),
-        resumed: agreed.resumed,
-        ktls: false,
-        deferred: false,
-        own: shown.or_else(|| own.first().filter(|_| agreed.resumed).cloned()),
-        chain: agreed.chain,
+/// As OTP's ssl calls it.
+fn version_name(version: ProtocolVersion) -> &'static str {
+    match version {
+        ProtocolVersion::TLSv1_2 => "tlsv1.2",
+        _ => "tlsv1.3",
     }
 }
 
