@@ -121,8 +121,8 @@ failed(Pid, Node, Kind, Sentence, #{failed := Failed} = State) ->
     Before > 0 orelse
         polydist_log:say(warning, "the connection to ~ts is due to be renewed, by the max_age of its policy rule, and cannot be "
                          "(~p: ~ts); it stays, trying on", [Node, Kind, Sentence]),
-    Wait = min(?RETRY_MAX, ?RETRY bsl min(Before, 10)),
-    State#{failed := Failed#{Pid => {Before + 1, now_ms() + Wait * (80 + rand:uniform(40)) div 100}}}.
+    Tries = Before + 1,
+    State#{failed := Failed#{Pid => {Tries, now_ms() + polydist_backoff:wait(?RETRY, ?RETRY_MAX, Tries)}}}.
 
 replaced(Node, Sentence, State) ->
     polydist_log:say(warning, "the connection to ~ts was ended to be renewed, which failed: ~ts", [Node, Sentence]),

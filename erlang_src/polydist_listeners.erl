@@ -343,12 +343,10 @@ tried(#{attempts := Attempts}, New) ->
     polydist_log:say(notice, "~ts after ~b attempts that failed", [[text(New), " listens"], Attempts]),
     joined(New).
 
-%% With jitter, so that nodes that were started together do not all try together.
 try_later(#{id := Id, attempts := Attempts} = Result, State) ->
     case is_passing(Result) of
         true ->
-            Time = min(?RETRY_MAX, ?RETRY bsl min(Attempts - 1, 10)),
-            State#{Id => erlang:start_timer(Time * (80 + rand:uniform(40)) div 100, self(), {retry, Id})};
+            State#{Id => erlang:start_timer(polydist_backoff:wait(?RETRY, ?RETRY_MAX, Attempts), self(), {retry, Id})};
         false -> State
     end.
 
