@@ -228,25 +228,10 @@ file_text(File, What) ->
             end
     end.
 
-%% At boot on OTP 25 there is no file server yet: only raw files can be read.
 read_file(File, What) ->
-    case file:open(File, [read, raw, binary]) of
-        {ok, Fd} ->
-            Result = read_all(Fd, []),
-            ok = file:close(Fd),
-            case Result of
-                {ok, Binary} -> Binary;
-                {error, Reason} -> cannot_read(What, File, Reason)
-            end;
-        {error, Reason} ->
-            cannot_read(What, File, Reason)
-    end.
-
-read_all(Fd, Read) ->
-    case file:read(Fd, 65536) of
-        {ok, Data} -> read_all(Fd, [Read, Data]);
-        eof -> {ok, iolist_to_binary(Read)};
-        {error, Reason} -> {error, Reason}
+    case polydist_tls_files:read(File, fun(Data, Read) -> [Read, Data] end, []) of
+        {ok, Read} -> iolist_to_binary(Read);
+        {error, Reason} -> cannot_read(What, File, Reason)
     end.
 
 -spec cannot_read(string(), file:filename_all(), atom()) -> no_return().

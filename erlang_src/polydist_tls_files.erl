@@ -1,8 +1,8 @@
-%%% What the files of the TLS options hold, told by prints of their contents. Raw reads only: at boot on Erlang/OTP 25 there is no
-%%% file server yet.
+%%% Reads the files of the TLS options, and tells by prints of their contents whether they have changed. Raw reads only: at boot on
+%%% Erlang/OTP 25 there is no file server yet.
 -module(polydist_tls_files).
 
--export([look/2, contents/1]).
+-export([read/3, look/2, contents/1]).
 
 -export_type([prints/0, contents/0]).
 
@@ -16,6 +16,24 @@
 
 %% A file may be written twice within the clock tick of its file system, whose clock may be another machine's.
 -define(TICK, 2).
+
+%% @doc Folds over what a file holds, a piece at a time.
+-spec read(file:filename_all(), fun((binary(), Acc) -> Acc), Acc) -> {ok, Acc} | {error, file:posix() | badarg | terminated}.
+read(File, Take, Acc) ->
+    case file:open(File, [read, raw, binary]) of
+        {ok, Fd} ->
+            Result = read_on(Fd, Take, Acc),
+            ok = file:close(Fd),
+            Result;
+        Error -> Error
+    end.
+
+read_on(Fd, Take, Acc) ->
+    case file:read(Fd, 65536) of
+        {ok, Data} -> read_on(Fd, Take, Take(Data, Acc));
+        eof -> {ok, Acc};
+        Error -> Error
+    end.
 
 %% @doc The files as they are now. Before is the last look: of a file whose size, times and inode are as they were then the contents
 %% are not read again.
@@ -54,22 +72,12 @@ hash(File, directory) ->
         Error -> hashed(Error)
     end;
 hash(File, regular) ->
-    case file:open(File, [read, raw, binary]) of
-        {ok, Fd} ->
-            Hash = hash_all(Fd, erlang:md5_init()),
-            ok = file:close(Fd),
-            Hash;
+    case read(File, fun(Data, Context) -> erlang:md5_update(Context, Data) end, erlang:md5_init()) of
+        {ok, Context} -> erlang:md5_final(Context);
         Error -> hashed(Error)
     end;
 hash(_, Other) ->
     hashed(Other).
-
-hash_all(Fd, Context) ->
-    case file:read(Fd, 65536) of
-        {ok, Data} -> hash_all(Fd, erlang:md5_update(Context, Data));
-        eof -> erlang:md5_final(Context);
-        Error -> hashed(Error)
-    end.
 
 hashed(Term) ->
     erlang:md5(term_to_binary(Term)).
