@@ -21,10 +21,12 @@ text(Name) -> unicode:characters_to_binary(Name, latin1).
 
 %% @doc Whether the peer of an accepted connection may have this name; if not, what there is to say.
 -spec check(Name :: binary(), polydist_native:info()) -> ok | {refused, Sentence :: binary()}.
-check(Name, #{transport := Transport} = Info) ->
+check(_, #{transport := uds}) ->
+    ok;
+check(Name, Info) ->
     case is_wanted(Name, Info) of
-        true when Transport =/= uds -> fits(Name, Info);
-        _ -> ok
+        true -> fits(Name, Info);
+        false -> ok
     end.
 
 is_wanted(Name, #{transport := Transport, peer := Peer} = Info) ->
