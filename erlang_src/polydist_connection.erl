@@ -54,9 +54,7 @@ do_accept(Kernel, Acceptor, Conn, Info, MyNode, Allowed, SetupTime) ->
     end,
     case polydist_listeners:verify(server, Info, undefined) of
         ok -> ok;
-        {error, Reason} ->
-            handshake_failed(Info, Reason),
-            ?shutdown(no_node)
+        {error, Reason} -> refuse(Info, Reason)
     end,
     Timer = dist_util:start_timer(SetupTime),
     Start = erlang:monotonic_time() - native(maps:get(took, Info)),
@@ -208,9 +206,7 @@ identified(Conn, Frame, #{direction := in, info := Info}) ->
                     _ = polydist_native:send(Conn, "snot_allowed"),
                     ?shutdown(no_node)
             end;
-        malformed ->
-            handshake_failed(Info, {bad_message, <<"it gives no name, or none that a node can have">>}),
-            ?shutdown(no_node);
+        malformed -> refuse(Info, {bad_message, <<"it gives no name, or none that a node can have">>});
         none -> ok
     end;
 identified(_, <<"snot_allowed">>, #{node := Node, info := #{transport := Transport}}) ->
@@ -232,6 +228,11 @@ ended(#{node := Node, info := #{transport := Transport}}, Last, {Kind, Sentence}
                _ -> ""
            end,
     polydist_attempts:note(Node, #{reason => {Kind, polydist_log:text("~p: ~ts~ts", [Transport, Sentence, Hint])}}).
+
+-spec refuse(polydist_native:info(), {Kind :: atom(), Sentence :: binary()}) -> no_return().
+refuse(Info, Reason) ->
+    handshake_failed(Info, Reason),
+    ?shutdown(no_node).
 
 handshake_failed(#{transport := Transport, peer := Peer}, {Kind, Sentence}) ->
     Level = case polydist_attempts:is_daily(Kind) of
