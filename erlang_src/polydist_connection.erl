@@ -52,7 +52,7 @@ do_accept(Kernel, Acceptor, Conn, Info, MyNode, Allowed, SetupTime) ->
         {Acceptor, controller} -> demonitor(Monitor, [flush]);
         {'DOWN', Monitor, process, Acceptor, _} -> ?shutdown(no_node)
     end,
-    case polydist_listeners:verify(server, Info, undefined) of
+    case polydist_tls:verify(server, Info, undefined) of
         ok -> ok;
         {error, Reason} -> refuse(Info, Reason)
     end,

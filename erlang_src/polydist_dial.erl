@@ -74,9 +74,9 @@ options(#{transport := Transport, address := Address, settings := #{socket := Of
                 socket => maps:remove(backlog, maps:merge(OfKernel, OfRule))},
     case Transport of
         tls ->
-            case polydist_listeners:tls(client) of
+            case polydist_tls:config(client) of
                 {ok, Tls} ->
-                    Options#{tls => Tls, server_name => unicode:characters_to_binary(polydist_listeners:server_name(Host))};
+                    Options#{tls => Tls, server_name => unicode:characters_to_binary(polydist_tls:server_name(Host))};
                 Error -> Error
             end;
         sctp -> Options#{local => polydist_sockets:local_ips(polydist_listeners:results(), Address)};
@@ -84,7 +84,7 @@ options(#{transport := Transport, address := Address, settings := #{socket := Of
     end.
 
 answered({{Conn, Candidate, Start}, Running}, {connected, Info}, #{host := Host} = Race) ->
-    case polydist_listeners:verify(client, Info, Host) of
+    case polydist_tls:verify(client, Info, Host) of
         ok -> won(Conn, Info, Candidate, Start, Race#{running := Running});
         {error, Reason} ->
             ok = close(Conn),

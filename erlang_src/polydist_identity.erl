@@ -33,7 +33,7 @@ is_wanted(Name, #{transport := Transport, peer := Peer} = Info) ->
     case {polydist_lookup:settings(unicode:characters_to_list(Name), Transport, Peer), place(Info)} of
         {#{identity := Wanted}, _} -> Wanted;
         {_, #{identity := Wanted}} -> Wanted;
-        _ -> Transport =:= tls andalso polydist_listeners:is_mutual()
+        _ -> Transport =:= tls andalso polydist_tls:is_mutual()
     end.
 
 place(#{listener := Id}) ->

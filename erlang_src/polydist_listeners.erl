@@ -11,8 +11,8 @@
 -behaviour(gen_server).
 
 %% for the carriers and the API
--export([listen/3, sockets/1, id/1, add/2, remove/1, config/0, set_policy/1, uds_dirs/0, tls/1, server_name/1, take_tls/0,
-         take_tls_soon/0, is_mutual/0, verify/3, results/0]).
+-export([listen/3, sockets/1, id/1, add/2, remove/1, config/0, set_policy/1, uds_dirs/0, take_tls/0,
+         take_tls_soon/0, results/0]).
 
 %% supervisor and gen_server callbacks
 -export([start_link/0, init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
@@ -120,49 +120,8 @@ uds_dirs() ->
     Open = [filename:dirname(Path) || #{addresses := Addresses} <- results(), {local, Path} <- Addresses],
     lists:uniq(polydist_sockets:uds_directories(polydist_place:of_transport(uds, Listen)) ++ Open ++ Configured).
 
-%% @doc The TLS configuration for one side.
--spec tls(server | client) -> {ok, polydist_native:tls_config()} | {error, {tls, Sentence :: binary()}}.
-tls(Role) ->
-    case polydist_sup:lookup(tls) of
-        {ok, {ok, #{Role := Tls}}} -> {ok, Tls};
-        {ok, {error, Sentence}} -> {error, {tls, Sentence}};
-        error -> {error, {tls, <<"this node does not run the TLS carrier">>}}
-    end.
-
-%% @doc What a peer is taken for that is dialled at Host: that, or what the option server_name_indication says.
--spec server_name(Host :: string()) -> string().
-server_name(Host) ->
-    case polydist_sup:lookup(tls) of
-        {ok, {ok, #{server_name := Name}}} -> Name;
-        _ -> Host
-    end.
-
-%% @doc Whether the TLS options make every peer that connects have a certificate.
--spec is_mutual() -> boolean().
-is_mutual() ->
-    case polydist_sup:lookup(tls) of
-        {ok, {ok, #{mutual := Mutual}}} -> Mutual;
-        _ -> false
-    end.
-
-%% @doc What the library leaves to us of checking the peer's certificate, if anything. Host is whom we dialled. In the process of
-%% the connection, before anything of the distribution's handshake is sent or answered.
--spec verify(server | client, polydist_native:info(), Host :: string() | undefined) -> ok | {error, {tls, Sentence :: binary()}}.
-verify(Role, #{tls := #{chain := Chain, deferred := Deferred}} = Info, Host) ->
-    case polydist_sup:lookup(tls) of
-        {ok, {ok, #{deferred := #{Role := Check}}}} -> polydist_tls_verify:verify(Role, Chain, taken_for(Role, Host, Info), Check);
-        _ when Deferred ->
-            {error, {tls, <<"the TLS options were read anew during the handshake, and this peer's certificate is verified by none "
-                            "of them; the next attempt is">>}};
-        _ -> ok
-    end;
-verify(_, _, _) ->
-    ok.
-
-taken_for(server, _, #{peer := {Ip, _}}) -> Ip;
-taken_for(_, Host, _) -> Host.
-
-%% @doc What tls/1 returns has changed: listeners take it for new handshakes, and those that had to do without are tried again.
+%% @doc What polydist_tls:config/1 returns has changed: listeners take it for new handshakes, and those that had to do without are
+%% tried again.
 -spec take_tls() -> ok.
 take_tls() ->
     gen_server:call(?MODULE, take_tls, infinity).
@@ -310,7 +269,7 @@ handle_info(_, State) ->
     {noreply, State}.
 
 taken_tls(State) ->
-    case tls(server) of
+    case polydist_tls:config(server) of
         {ok, Tls} ->
             Results = [Result || #{transport := T, place := Place} = Result <- results(),
                                  polydist_sockets:is_secured(T, Place)],

@@ -87,11 +87,11 @@ plain(_) -> tcp6.
 
 %% Its files may be there by now.
 server_tls() ->
-    case polydist_listeners:tls(server) of
+    case polydist_tls:config(server) of
         {ok, Tls} -> {ok, Tls};
         {error, _} ->
             ok = polydist_tls:load(),
-            polydist_listeners:tls(server)
+            polydist_tls:config(server)
     end.
 
 %% The port number of one family is wanted for the next one, not needed: if somebody has it, another will do.

@@ -16,6 +16,9 @@
 %% for the API and the listeners
 -export([reload/0, load/0]).
 
+%% for listeners and connections
+-export([config/1, server_name/1, is_mutual/0, verify/3]).
+
 %% supervisor and gen_server callbacks
 -export([start_link/0, init/1, handle_call/3, handle_cast/2, handle_info/2]).
 
@@ -61,6 +64,42 @@ load() ->
     catch
         exit:_ -> ok % it is being restarted, which loads, too
     end.
+
+%% @doc The TLS configuration for one side.
+-spec config(server | client) -> {ok, polydist_native:tls_config()} | {error, {tls, Sentence :: binary()}}.
+config(Role) ->
+    case polydist_sup:lookup(tls) of
+        {ok, {ok, #{Role := Tls}}} -> {ok, Tls};
+        {ok, {error, Sentence}} -> {error, {tls, Sentence}};
+        error -> {error, {tls, <<"this node does not run the TLS carrier">>}}
+    end.
+
+%% @doc What a peer is taken for that is dialled at Host: that, or what the option server_name_indication says.
+-spec server_name(Host :: string()) -> string().
+server_name(Host) ->
+    maps:get(server_name, in_use(), Host).
+
+%% @doc Whether the TLS options make every peer that connects have a certificate.
+-spec is_mutual() -> boolean().
+is_mutual() ->
+    maps:get(mutual, in_use(), false).
+
+%% @doc What the library leaves to us of checking the peer's certificate, if anything. Host is whom we dialled. In the process of
+%% the connection, before anything of the distribution's handshake is sent or answered.
+-spec verify(server | client, polydist_native:info(), Host :: string() | undefined) -> ok | {error, {tls, Sentence :: binary()}}.
+verify(Role, #{tls := #{chain := Chain, deferred := Deferred}} = Info, Host) ->
+    case in_use() of
+        #{deferred := #{Role := Check}} -> polydist_tls_verify:verify(Role, Chain, taken_for(Role, Host, Info), Check);
+        _ when Deferred ->
+            {error, {tls, <<"the TLS options were read anew during the handshake, and this peer's certificate is verified by none "
+                            "of them; the next attempt is">>}};
+        _ -> ok
+    end;
+verify(_, _, _) ->
+    ok.
+
+taken_for(server, _, #{peer := {Ip, _}}) -> Ip;
+taken_for(_, Host, _) -> Host.
 
 -spec init([]) -> {ok, state()}.
 init([]) ->
@@ -148,15 +187,16 @@ again(Complain, State) ->
     end.
 
 is_usable() ->
-    case polydist_sup:lookup(tls) of
-        {ok, {ok, _}} -> true;
-        _ -> false
-    end.
+    map_size(in_use()) > 0.
 
 files() ->
+    maps:get(files, in_use(), []).
+
+-spec in_use() -> polydist_tls_config:loaded() | #{}.
+in_use() ->
     case polydist_sup:lookup(tls) of
-        {ok, {ok, #{files := Files}}} -> Files;
-        _ -> []
+        {ok, {ok, Loaded}} -> Loaded;
+        _ -> #{}
     end.
 
 %% Where nothing is in use a listener says why, and whoever dials.
@@ -225,23 +265,15 @@ taken_up(Loaded, State) ->
     used(Loaded, State).
 
 used(#{notices := Notices} = Loaded, State) ->
-    Said = case polydist_sup:lookup(tls) of
-               {ok, {ok, #{notices := Before}}} -> Before;
-               _ -> []
-           end,
-    _ = [polydist_log:say(notice, Notice) || Notice <- Notices -- Said],
+    _ = [polydist_log:say(notice, Notice) || Notice <- Notices -- maps:get(notices, in_use(), [])],
     polydist_sup:store(tls, {ok, Loaded}),
     warn(State#{trouble := none}).
 
 warn(#{warned := Warned, watch := Watch} = State) ->
-    case polydist_sup:lookup(tls) of
-        {ok, {ok, Loaded}} ->
-            Certificates = certificates(Loaded),
-            {Due, Now} = polydist_expiry:check([Each || {Each, _} <- Certificates], erlang:system_time(second), Warned),
-            _ = [warn(Kind, lists:keyfind(Each, 1, Certificates), Watch) || {Each, Kind} <- Due],
-            State#{warned := Now};
-        _ -> State
-    end.
+    Certificates = certificates(in_use()),
+    {Due, Now} = polydist_expiry:check([Each || {Each, _} <- Certificates], erlang:system_time(second), Warned),
+    _ = [warn(Kind, lists:keyfind(Each, 1, Certificates), Watch) || {Each, Kind} <- Due],
+    State#{warned := Now}.
 
 warn(Kind, Certificate, Watch) ->
     {Level, Says} = case Kind of
@@ -257,7 +289,8 @@ warn(Kind, Certificate, Watch) ->
 
 %% Our own, each once, and what names it.
 certificates(Loaded) ->
-    All = [{Certificate, Role} || Role <- [server, client], Certificate <- polydist_native:tls_certificates(map_get(Role, Loaded))],
+    All = [{Certificate, Role} || Role <- [server, client], #{Role := Tls} <- [Loaded],
+                                  Certificate <- polydist_native:tls_certificates(Tls)],
     [{Certificate, place(Role, Loaded)} || {Certificate, Role} <- lists:uniq(fun({Certificate, _}) -> Certificate end, All)].
 
 place(Role, #{named := Named}) ->
