@@ -46,6 +46,27 @@ fn open(to: &mut Session, mut bytes: &[u8], cuts: &[usize]) -> Result<Vec<u8>, E
     Ok(plain)
 }
 
+/// Where it is in a record.
+const MINOR_VERSION: usize = 2;
+
+/// The one byte that TLS 1.3 does not protect: it must be ignored (RFC 8446, section 5.1).
+#[test]
+fn a_changed_minor_version_is_ignored_in_tls13_and_an_error_in_tls12() {
+    for version in VERSIONS {
+        for change in 1..=u8::MAX {
+            let (mut client, mut server) = sessions(version);
+            client.seal(&[b"as it was"]).unwrap();
+            let mut bytes = client.take_sealed();
+            bytes[MINOR_VERSION] ^= change;
+            let expected = match version == VERSIONS[1] {
+                true => Ok(b"as it was".to_vec()),
+                false => Err(Error::DecryptError),
+            };
+            assert_eq!(open(&mut server, &bytes, &[bytes.len()]), expected);
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
@@ -90,7 +111,11 @@ proptest! {
         let (mut client, mut server) = sessions(version);
         client.seal(&[&before]).unwrap();
         let mut bytes = client.take_sealed();
-        let place = place.index(bytes.len());
+        let place = match place.index(bytes.len()) {
+            // See a_changed_minor_version_is_ignored_in_tls13_and_an_error_in_tls12.
+            MINOR_VERSION if version == VERSIONS[1] => MINOR_VERSION + 1,
+            place => place,
+        };
         bytes[place] ^= change;
         // So that a length which is now too long is filled.
         client.seal(&[&[0; 70_000]]).unwrap();
