@@ -449,8 +449,10 @@ dials(they_dial, _) -> them;
 dials(mixed, Link) when Link =:= tls; Link =:= uds -> them;
 dials(mixed, _) -> us.
 
+%% A stock node that finds its TLS connection closed first tries to send a closing alert, and waits for that for five seconds at a
+%% time (tls_gen_connection:send_sync_alert/2): how soon it tells its own net_kernel is not ours to measure.
 await_disconnected({Us, Peers}) ->
-    [wait_until(fun() -> call(Node, erlang, nodes, [connected]) =:= [] end) || {_, Node} <- [{us, Us} | Peers]],
+    [wait_until(fun() -> call(Node, erlang, nodes, [connected]) =:= [] end, 60000) || {_, Node} <- [{us, Us} | Peers]],
     ok.
 
 %% The same as before if each connection is still the same.
