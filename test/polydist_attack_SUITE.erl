@@ -87,12 +87,11 @@ withstand(Config, Attack) ->
     Printed = byte_size(polydist_node:console(Us)),
     Resident = polydist_node:os_pid_memory(Us),
     Since = since(Config),
-    Watch = spawn_link(fun() -> watch_memory(Us, Resident) end),
-    Trips = start_trips(friend(Config), Us),
-    Attack(ports(Us)),
-    {Count, Longest} = stop_trips(friend(Config), Trips),
-    Watch ! {self(), most},
-    Most = receive {most, Bytes} -> Bytes end,
+    {{Count, Longest}, Most} = polydist_node:peak_memory(Us, fun() ->
+        Trips = start_trips(friend(Config), Us),
+        Attack(ports(Us)),
+        stop_trips(friend(Config), Trips)
+    end),
     ct:comment("~b round trips, the longest ~b ms; at most ~b KiB more", [Count, Longest, (Most - Resident) div 1024]),
     true = Count > 0,
     true = Longest < ?ROUND_TRIP * polydist_ct:slowness(),
@@ -125,13 +124,6 @@ one(Address) -> Address.
 listener(Config, Id) ->
     [Listener] = [Each || #{id := Each_} = Each <- call(us(Config), polydist, listeners, []), Each_ =:= Id],
     Listener.
-
-watch_memory(Node, Most) ->
-    receive
-        {From, most} -> From ! {most, Most}
-    after 10 ->
-        watch_memory(Node, max(Most, polydist_node:os_pid_memory(Node)))
-    end.
 
 start_trips(From, #{node := To}) ->
     run(From, fun() -> spawn(fun() -> trips({echo, To}, 0, 0) end) end).

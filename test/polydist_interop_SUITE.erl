@@ -27,9 +27,7 @@ init_per_suite(Config) -> polydist_ct:open_lab(?MODULE, Config).
 
 end_per_suite(Config) -> polydist_ct:close_lab(Config).
 
-init_per_group(Group, Config) ->
-    "otp" ++ Release = atom_to_list(Group),
-    [{release, list_to_integer(Release)} | Config].
+init_per_group(Group, Config) -> polydist_ct:put_release(Group, Config).
 
 end_per_group(_, _) -> ok.
 

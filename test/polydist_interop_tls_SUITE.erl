@@ -36,9 +36,7 @@ end_per_suite(Config) -> polydist_ct:close_lab(Config).
 
 init_per_group(raw, Config) ->
     Config;
-init_per_group(Group, Config) ->
-    "otp" ++ Release = atom_to_list(Group),
-    [{release, list_to_integer(Release)} | Config].
+init_per_group(Group, Config) -> polydist_ct:put_release(Group, Config).
 
 end_per_group(_, _) -> ok.
 

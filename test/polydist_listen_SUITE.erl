@@ -599,14 +599,13 @@ an_endless_frame_costs_no_memory(Config) ->
     Node = polydist_node:start(lab(Config), #{args => ["-kernel", "net_setuptime", "2"]}),
     Before = polydist_node:os_pid_memory(Node),
     Mebibyte = polydist_traffic:payload(1048576),
-    Watch = spawn_link(fun() -> watch_memory(Node, Before) end),
     Prefixes = [<<16#ffffffff:32>>, <<16#ffff:16>>, <<22, 3, 3, 64, 0>>],
-    polydist_ct:parallel([
-        fun() -> flood(Address, Prefix, Mebibyte) end
-     || Address <- all_addresses(Node), Prefix <- Prefixes, _ <- lists:seq(1, 7)
-    ]),
-    Watch ! {self(), most},
-    Most = receive {most, Bytes} -> Bytes end,
+    {_, Most} = polydist_node:peak_memory(Node, fun() ->
+        polydist_ct:parallel([
+            fun() -> flood(Address, Prefix, Mebibyte) end
+         || Address <- all_addresses(Node), Prefix <- Prefixes, _ <- lists:seq(1, 7)
+        ])
+    end),
     ct:comment("at most ~b KiB more", [(Most - Before) div 1024]),
     true = Most - Before < 32 * 1048576.
 
@@ -621,13 +620,6 @@ flood_on(Socket, Piece, Left) ->
     case gen_tcp:send(Socket, Piece) of
         ok -> flood_on(Socket, Piece, Left - 1);
         {error, _} -> gen_tcp:close(Socket)
-    end.
-
-watch_memory(Node, Most) ->
-    receive
-        {From, most} -> From ! {most, Most}
-    after 5 ->
-        watch_memory(Node, max(Most, polydist_node:os_pid_memory(Node)))
     end.
 
 many_silent_strangers_do_not_keep_a_peer_out(Config) ->

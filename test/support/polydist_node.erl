@@ -6,7 +6,7 @@
 
 -export([start/1, start/2, start_all/2, boot/2, stop/1, thaw/1]).
 -export([run/2, run/3, call/4, eval/3, connect/2, disconnect/2, connection/2]).
--export([console/1, await_console/2, resources/1, await_resources/2, os_pid_memory/1]).
+-export([console/1, await_console/2, resources/1, await_resources/2, os_pid_memory/1, peak_memory/2]).
 
 -export_type([handle/0, options/0]).
 
@@ -399,3 +399,18 @@ os_pid_memory(#{os_pid := OsPid}) ->
     {ok, Status} = file:read_file("/proc/" ++ OsPid ++ "/status"),
     {match, [KiB]} = re:run(Status, "VmRSS:\\s+(\\d+) kB", [{capture, all_but_first, binary}]),
     binary_to_integer(KiB) * 1024.
+
+%% @doc Does something, and says as well how much memory the node's process had at most meanwhile, in bytes.
+-spec peak_memory(handle(), fun(() -> Result)) -> {Result, Bytes :: non_neg_integer()}.
+peak_memory(Node, Fun) ->
+    Watch = spawn_link(fun() -> watch_memory(Node, os_pid_memory(Node)) end),
+    Result = Fun(),
+    Watch ! {self(), most},
+    receive {Watch, Most} -> {Result, Most} end.
+
+watch_memory(Node, Most) ->
+    receive
+        {From, most} -> From ! {self(), Most}
+    after 5 ->
+        watch_memory(Node, max(Most, os_pid_memory(Node)))
+    end.

@@ -1,22 +1,15 @@
 //! The tool as its users call it.
 
+mod support;
+
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
+
+use support::{mode, names, run};
 
 fn init(dir: &Path, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_polydist-cert"));
-    command.arg("init").arg(dir).args(args).output().unwrap()
-}
-
-fn names(dir: &Path) -> Vec<String> {
-    let names = fs::read_dir(dir).unwrap();
-    let mut names: Vec<_> = names
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
+    run(&[&["init", dir.to_str().unwrap()], args].concat())
 }
 
 #[test]
@@ -33,11 +26,7 @@ fn init_writes_five_files_and_keeps_the_keys_private_and_off_the_terminal() {
     ];
     assert_eq!(names(dir.path()), expected);
     for key in ["key.pem", "ca-key.pem"] {
-        let mode = fs::metadata(dir.path().join(key))
-            .unwrap()
-            .permissions()
-            .mode();
-        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(mode(dir.path().join(key)), 0o600);
     }
     let printed = String::from_utf8(output.stdout).unwrap();
     assert!(!printed.contains("PRIVATE"), "{printed}");

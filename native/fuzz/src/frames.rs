@@ -1,49 +1,19 @@
 //! The receiving end of an established connection, and what it must make of a stream.
 
-use std::io;
+#[path = "../../channel/tests/support/memory.rs"]
+mod memory;
+
 use std::ops::Range;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
-use polydist_channel::{Buffer, Channel, Closed, MAX_FRAME, Session, Sink, Stats, Tls};
+use memory::Memory;
+use polydist_channel::{Channel, Closed, MAX_FRAME, Session, Sink, Stats, Tls};
 
 use crate::measured;
-
-/// A buffer outside any VM.
-struct Memory(Vec<u8>);
-
-impl Buffer for Memory {
-    type Frozen = Bytes;
-
-    fn with_capacity(capacity: usize) -> Self {
-        Self(Vec::with_capacity(capacity))
-    }
-    fn capacity(&self) -> usize {
-        self.0.capacity()
-    }
-    fn as_slice(&self) -> &[u8] {
-        &self.0
-    }
-    fn resize(&mut self, capacity: usize) {
-        self.0.reserve_exact(capacity.saturating_sub(self.0.len()));
-        self.0.shrink_to(capacity);
-    }
-    fn append(&mut self, bytes: &[u8]) -> usize {
-        let count = bytes.len().min(self.0.capacity() - self.0.len());
-        self.0.extend_from_slice(&bytes[..count]);
-        count
-    }
-    fn read_from(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
-        let room = rustix::buffer::spare_capacity(&mut self.0);
-        Ok(rustix::io::read(fd, room)?)
-    }
-    fn freeze(self) -> Bytes {
-        self.0.into()
-    }
-}
 
 /// Compares each frame with the one that must come, and keeps none.
 struct Expected<'a> {

@@ -2,15 +2,14 @@
 //! real handshake.
 #![allow(dead_code, unreachable_pub)] // each test binary uses a part of it
 
-use std::io;
+mod memory;
+
 use std::ops::Range;
-use std::os::fd::BorrowedFd;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use polydist_channel::{
-    Buffer, Channel, Closed, Handshake, Opened, Progress, Segment, Session, Sink,
-};
+pub(crate) use memory::Memory;
+use polydist_channel::{Channel, Closed, Handshake, Opened, Progress, Segment, Session, Sink};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, Error, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
@@ -106,41 +105,6 @@ pub fn advance(
         progress = end.advance(&piece, outgoing)?;
     }
     Ok(progress)
-}
-
-/// A buffer outside any VM.
-pub struct Memory(Vec<u8>);
-
-impl Buffer for Memory {
-    type Frozen = Bytes;
-
-    fn with_capacity(capacity: usize) -> Self {
-        Self(Vec::with_capacity(capacity))
-    }
-    fn capacity(&self) -> usize {
-        self.0.capacity()
-    }
-    fn as_slice(&self) -> &[u8] {
-        &self.0
-    }
-    fn resize(&mut self, capacity: usize) {
-        self.0.reserve_exact(capacity.saturating_sub(self.0.len()));
-        self.0.shrink_to(capacity);
-    }
-    fn append(&mut self, bytes: &[u8]) -> usize {
-        let count = bytes.len().min(self.0.capacity() - self.0.len());
-        self.0.extend_from_slice(&bytes[..count]);
-        count
-    }
-    fn read_from(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
-        Ok(rustix::io::read(
-            fd,
-            rustix::buffer::spare_capacity(&mut self.0),
-        )?)
-    }
-    fn freeze(self) -> Bytes {
-        self.0.into()
-    }
 }
 
 #[derive(Default)]
