@@ -256,10 +256,11 @@ write_tls_options(File, Options) ->
     Terms = [{server, [{fail_if_no_peer_cert, true} | Options]}, {client, Options}],
     file:write_file(File, io_lib:format("~p.~n", [Terms])).
 
-%% @doc Waits for a condition that nobody announces; {@link wait_until/2} with ten seconds.
+%% @doc Waits for a condition that nobody announces; {@link wait_until/2} with half a minute, as a machine may have
+%% much else to do.
 -spec wait_until(fun(() -> boolean())) -> ok.
 wait_until(Condition) ->
-    wait_until(Condition, 10000).
+    wait_until(Condition, 30000).
 
 -spec wait_until(fun(() -> boolean()), Milliseconds :: non_neg_integer()) -> ok.
 wait_until(Condition, Milliseconds) ->

@@ -277,7 +277,7 @@ wake(#{waiting := Waiting} = Hold) ->
 %% @doc Kills the node as `kill -9' does, and waits until its process is gone.
 -spec stop(handle()) -> ok.
 stop(#{holder := Holder}) ->
-    {ok, ok} = ask(Holder, fun(Tag) -> {stop, self(), Tag} end, 15000),
+    {ok, ok} = ask(Holder, fun(Tag) -> {stop, self(), Tag} end, 30000),
     ok.
 
 %% @doc Wakes a node that a case stopped with SIGSTOP.
@@ -288,13 +288,13 @@ thaw(#{os_pid := OsPid}) ->
 %% @doc All the node has printed so far.
 -spec console(handle()) -> binary().
 console(#{holder := Holder}) ->
-    {ok, Printed} = ask(Holder, fun(Tag) -> {console, self(), Tag} end, 5000),
+    {ok, Printed} = ask(Holder, fun(Tag) -> {console, self(), Tag} end, 30000),
     Printed.
 
 %% @doc Waits until what the node has printed matches the regular expression.
 -spec await_console(handle(), Pattern :: iodata()) -> binary().
 await_console(#{holder := Holder} = Node, Pattern) ->
-    case ask(Holder, fun(Tag) -> {await_console, self(), Tag, Pattern} end, 10000) of
+    case ask(Holder, fun(Tag) -> {await_console, self(), Tag, Pattern} end, 30000) of
         {ok, Printed} -> Printed;
         timeout -> error({never_printed, Pattern, console(Node)})
     end.
@@ -375,7 +375,7 @@ resources(#{os_pid := OsPid} = Node) ->
 %% @doc Waits until the node holds no more than it did; a little binary memory and a passing process are allowed for.
 -spec await_resources(handle(), Before :: map()) -> map().
 await_resources(Node, Before) ->
-    await_resources(Node, Before, erlang:monotonic_time(millisecond) + 10000).
+    await_resources(Node, Before, erlang:monotonic_time(millisecond) + 30000).
 
 await_resources(Node, Before, Deadline) ->
     Now = resources(Node),
