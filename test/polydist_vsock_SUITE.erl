@@ -214,7 +214,9 @@ a_policy_names_it_like_any_other(Config) ->
 %% A node that finds another, of the same host, registered at these addresses.
 misled(Config, Carriers, Endpoints) ->
     Registry = {liar, polydist_scripted_registry, #{key => liar}},
-    Us = start(Config, #{carriers => Carriers, force => [vsock, tcp], config => #{registries => [Registry]}}),
+    %% Patient, as above.
+    Rules = [{any, #{transports => [vsock, tcp], stagger => 20000}}],
+    Us = start(Config, #{carriers => Carriers, policy => Rules, config => #{registries => [Registry]}}),
     {ok, Record} = call(Us, polydist_native, record_encode, [#{
         host => call(Us, polydist_native, host_identity, []),
         machine => call(Us, polydist_native, machine_identity, []),
