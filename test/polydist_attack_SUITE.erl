@@ -55,7 +55,7 @@ init_per_suite(Config) ->
 attacked(Config) ->
     Listen = #{tcp => [#{}, #{name => both, shared => [tcp, tls]}]},
     %% Nobody comes back by himself after a disconnect.
-    Never = ["-kernel", "dist_auto_connect", "never"],
+    Never = polydist_ct:never(),
     Owner = #{owner => whereis(init), args => Never},
     [Us, Friend | Newcomers] = polydist_node:start_all(lab(Config), [
         Owner#{name => "attacked", config => #{listen => Listen}, carriers => [tcp, tls, uds],

@@ -5,7 +5,7 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(polydist_ct, [doc/1, lab/1, wait_until/1]).
+-import(polydist_ct, [doc/1, lab/1, never/0, wait_until/1]).
 -import(polydist_node, [run/2, run/3, call/4]).
 
 suite() -> [{timetrap, {minutes, 5}}].
@@ -29,8 +29,6 @@ end_per_suite(Config) -> polydist_ct:close_lab(Config).
 %% Nobody dials but the test: global does as it likes after a disconnect.
 node_options(Transports) ->
     #{force => Transports, args => never()}.
-
-never() -> ["-kernel", "dist_auto_connect", "never"].
 
 %%
 %% Both sides at once

@@ -4,7 +4,7 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(polydist_ct, [doc/1, lab/1, wait_until/1]).
+-import(polydist_ct, [doc/1, lab/1, never/0, wait_until/1]).
 -import(polydist_node, [call/4]).
 
 suite() -> [{timetrap, {minutes, 1}}].
@@ -212,9 +212,6 @@ a_refusing_port_costs_nothing(Config) ->
     [failed, failed, connected] = [Outcome || #{outcome := Outcome} <- Attempts],
     [econnrefused, econnrefused] = [Kind || #{reason := {Kind, _}} <- Attempts],
     true = Time < 400.
-
-%% Nobody dials but the test: rpc of OTP 25 asks each new node for its features, and may do so after a disconnect.
-never() -> ["-kernel", "dist_auto_connect", "never"].
 
 cut_and_heal(Config, How) ->
     Hosts = hosts(Config),

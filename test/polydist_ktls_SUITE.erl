@@ -57,9 +57,12 @@ options(Config, More) ->
 
 ktls() -> [{ktls, true}].
 
-%% Two nodes with these options, connected: we dial.
+%% Two nodes with these options of TLS, connected: we dial.
 pair(Config, Ours, Theirs) ->
-    [Us, Them] = polydist_node:start_all(lab(Config), [node_with(Config, Ours), node_with(Config, Theirs)]),
+    connected(Config, node_with(Config, Ours), node_with(Config, Theirs)).
+
+connected(Config, Ours, Theirs) ->
+    [Us, Them] = polydist_node:start_all(lab(Config), [Ours, Theirs]),
     polydist_node:connect(Us, Them),
     {Us, Them}.
 
@@ -209,10 +212,8 @@ the_figures_count_what_the_nodes_say(Config) ->
 
 nothing_is_left_behind(Config) ->
     doc("Fifty connections leave no descriptor, port or memory"),
-    %% What one of them still had to say would connect anew.
-    Alone = (node_with(Config, ktls()))#{args => ["-kernel", "dist_auto_connect", "never"]},
-    [Us, Them] = polydist_node:start_all(lab(Config), [Alone, Alone]),
-    polydist_node:connect(Us, Them),
+    Alone = (node_with(Config, ktls()))#{args => polydist_ct:never()},
+    {Us, Them} = connected(Config, Alone, Alone),
     again(Us, Them),
     polydist_node:disconnect(Us, Them),
     Before = polydist_node:resources(Us),

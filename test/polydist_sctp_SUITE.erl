@@ -107,7 +107,7 @@ at(Hosts, N, Families, Options) -> at_ips(N, ips(Hosts, N, Families), Options).
 
 at_ips(N, Ips, Options) ->
     Config = maps:merge(#{listen => #{sctp => #{ip => Ips}}}, maps:get(config, Options, #{})),
-    {N, maps:merge(#{carriers => [sctp], args => ["-kernel", "dist_auto_connect", "never"]}, Options#{config => Config})}.
+    {N, maps:merge(#{carriers => [sctp], args => polydist_ct:never()}, Options#{config => Config})}.
 
 start(Hosts, Options) ->
     polydist_hosts:start(Hosts, [at(Hosts, N, [inet], Options) || N <- [1, 2]]).

@@ -419,7 +419,7 @@ star(Config, Spokes, OurArgs, TheirArgs, AllArgs) ->
     {Us, lists:zip(Spokes, Them)}.
 
 %% Nobody dials but the test.
-alone() -> ["-connect_all", "false", "-kernel", "dist_auto_connect", "never"].
+alone() -> ["-connect_all", "false" | polydist_ct:never()].
 
 ticktime(Seconds) -> ["-kernel", "net_ticktime", integer_to_list(Seconds)].
 

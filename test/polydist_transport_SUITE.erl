@@ -3,7 +3,7 @@
 
 -compile([export_all, nowarn_export_all]).
 
--import(polydist_ct, [doc/1, lab/1, wait_until/1]).
+-import(polydist_ct, [doc/1, lab/1, never/0, wait_until/1]).
 -import(polydist_node, [run/2]).
 
 suite() -> [{timetrap, {minutes, 2}}].
@@ -91,9 +91,6 @@ only(Transport, _) ->
 
 %% A node that has them all and dials by one.
 only(Transport) -> #{carriers => lists:usort([tcp, tcp6, tls, uds, Transport]), force => [Transport]}.
-
-%% Nobody dials but the test: global does as it likes after a disconnect.
-never() -> ["-kernel", "dist_auto_connect", "never"].
 
 %% Every case gets a new connection, made by the side its group says.
 init_per_testcase(Case, Config) ->

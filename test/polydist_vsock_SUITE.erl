@@ -274,8 +274,7 @@ many_nodes_dial_at_once(Config) ->
 
 nothing_is_left_behind(Config) ->
     doc("Fifty connections that come and go, and fifty attempts where nobody listens"),
-    %% What one of them still had to say would connect anew.
-    OnlyThese = #{carriers => [vsock], args => ["-kernel", "dist_auto_connect", "never"]},
+    OnlyThese = #{carriers => [vsock], args => polydist_ct:never()},
     [Us, Them] = start_all(Config, [OnlyThese, OnlyThese]),
     Nobody = free_port(),
     Round = fun() ->

@@ -2,7 +2,7 @@
 %%% names that resolve to both address families, and a way to wait for what cannot be received as a message.
 -module(polydist_ct).
 
--export([doc/1, open_lab/2, without_global/1, close_lab/1, lab/1, put_lab/2, put_release/2]).
+-export([doc/1, open_lab/2, without_global/1, never/0, close_lab/1, lab/1, put_lab/2, put_release/2]).
 -export([start_epmd/0, start_epmd/1, stop_epmd/1, epmd_names/1, epmd_lookup/2, tool/1]).
 -export([cert/1, write_certificates/2, write_certificates/3, write_tls_options/2, tls_options/1, temporary_directory/0]).
 -export([wait_until/1, wait_until/2, parallel/1, free_port/0, unique/1, root/0, slowness/0, has_vsock/0, has_sctp/0, has_ktls/0]).
@@ -54,6 +54,11 @@ open_lab(Suite, Config) ->
 -spec without_global([tuple()]) -> [tuple()].
 without_global(Config) ->
     put_lab(Config, (lab(Config))#{args => ["-connect_all", "false"]}).
+
+%% @doc Arguments of a node that connects only when it is told to. Else what global, or rpc of OTP 25, still has to say to another
+%% after a disconnect connects anew.
+-spec never() -> [string()].
+never() -> ["-kernel", "dist_auto_connect", "never"].
 
 %% @doc For a group otp25, otp27 or otp29: the release of its stock nodes, under the key `release'.
 -spec put_release(Group :: atom(), [tuple()]) -> [tuple()].
