@@ -191,21 +191,25 @@ a_policy_names_it_like_any_other(Config) ->
     Options = #{keepalive => true, sndbuf => 100000, nodelay => true},
     Rules = [
         {vsock, #{}},
-        {tcp, #{policy => [{same_host, #{transports => [tcp, vsock]}}]}},
-        {vsock, #{policy => [{same_host, #{transports => [vsock, tcp], socket => Options}}]}},
-        {tcp, #{policy => [{same_host, #{transports => [tcp]}}]}}
+        {tcp, #{policy => patient(same_host, #{transports => [tcp, vsock]})}},
+        {vsock, #{policy => patient(same_host, #{transports => [vsock, tcp], socket => Options})}},
+        {tcp, #{policy => patient(same_host, #{transports => [tcp]})}}
     ],
     [Them | Nodes] = start_all(Config, [#{carriers => Carriers} | [Policy#{carriers => Carriers} || {_, Policy} <- Rules]]),
     _ = [
         begin
             pong = ping(Us, Them),
-            %% The one that is dialled first need not be connected first, in a VM that stands still now and then.
-            #{last := #{attempts := [#{transport := First} | _]}} = call(Us, polydist, explain, [maps:get(node, Them)]),
+            [#{transport := First} | _] = attempts(Us, Them),
             #{transport := Transport} = polydist_node:connection(Us, Them),
-            #{transport := Transport} = polydist_node:connection(Them, Us)
+            #{transport := Transport} = polydist_node:connection(Them, Us),
+            %% By default the second may still be faster.
+            true = Transport =:= First orelse Policy =:= #{}
         end
-     || {Us, {First, _}} <- lists:zip(Nodes, Rules)
+     || {Us, {First, Policy}} <- lists:zip(Nodes, Rules)
     ].
+
+%% The second transport waits: a virtual machine that shares its processor may take longer than the default stagger for anything.
+patient(Match, Options) -> [{Match, Options#{stagger => 20000}}].
 
 %%
 %% Addresses that are wrong
@@ -214,8 +218,7 @@ a_policy_names_it_like_any_other(Config) ->
 %% A node that finds another, of the same host, registered at these addresses.
 misled(Config, Carriers, Endpoints) ->
     Registry = {liar, polydist_scripted_registry, #{key => liar}},
-    %% Patient, as above.
-    Rules = [{any, #{transports => [vsock, tcp], stagger => 20000}}],
+    Rules = patient(any, #{transports => [vsock, tcp]}),
     Us = start(Config, #{carriers => Carriers, policy => Rules, config => #{registries => [Registry]}}),
     {ok, Record} = call(Us, polydist_native, record_encode, [#{
         host => call(Us, polydist_native, host_identity, []),
